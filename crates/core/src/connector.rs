@@ -1,0 +1,291 @@
+//! The contract between engine and connectors: [`Source`], [`Sink`] and [`Check`](crate::Check). Three small traits
+//! without optional capabilities; what a connector cannot do it says in `check` and as an error with a hint.
+//!
+//! A connector never reads the clock or the environment and spawns no task behind the engine's back, so that
+//! everything can be simulated. Dropping what a method returned ends the work and closes its connections.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+
+use crate::batch::ChangeBatch;
+use crate::check::Check;
+use crate::error::{Error, Result};
+use crate::intent::{Intent, Label};
+use crate::pattern::TablePattern;
+use crate::position::Position;
+use crate::schema::{SchemaChange, TableChange, TableName, TableSchema};
+
+/// What a source emits, in its order.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Rows that are, or with the coming [`Event::Commit`] will be, committed. A source gathers the rows of several
+    /// transactions into one batch per table; between two commits the order of rows is kept within each table only.
+    Rows(ChangeBatch),
+    /// A schema change. Comes right after an [`Event::Commit`] (or at the start), and the next event is the
+    /// [`Event::Commit`] behind it: rows before and behind it are never mixed.
+    Schema(SchemaChange),
+    /// From here on the table cannot be followed (a type or statement that we don't know, rows that disagree with the
+    /// schema); its rows are no longer sent. The other tables go on.
+    Suspend {
+        /// The table.
+        table: TableName,
+        /// Why, and what to do.
+        error: Error,
+    },
+    /// Everything before is a whole number of transactions.
+    Commit(Commit),
+}
+
+/// A commit boundary in the source's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The position behind it.
+    pub position: Position,
+    /// When the source committed, in milliseconds since 1970, if the log says so.
+    pub time_ms: Option<i64>,
+    /// Source transactions since the last one.
+    pub transactions: u64,
+}
+
+/// A running stream of changes.
+#[async_trait]
+pub trait ChangeStream: Send {
+    /// The next event; waits for it. Cancel-safe: dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// `SourceUnavailable` when the connection broke (open again at the last commit), `SourceState` when the log is
+    /// purged or another server answers.
+    async fn next(&mut self) -> Result<Event>;
+}
+
+/// What to stream.
+#[derive(Debug, Clone)]
+pub struct ChangesRequest {
+    /// The followed tables with their schemas in force at `from`.
+    pub tables: Vec<Arc<TableSchema>>,
+    /// Tables that are created later and match are followed as well.
+    pub pattern: TablePattern,
+    /// Where to begin.
+    pub from: Position,
+    /// If given, a [`Event::Commit`] is emitted at exactly this position: the end of an intent that is replayed.
+    pub stop: Option<Position>,
+    /// The lane that reads; a source that must tell its readers apart (MySQL's server id) derives that from it.
+    pub lane: u32,
+}
+
+/// A table that the source has.
+#[derive(Debug, Clone)]
+pub struct Discovered {
+    /// Its name.
+    pub name: TableName,
+    /// Its schema, or why it cannot be followed.
+    pub schema: Result<TableSchema>,
+    /// The source's estimate of rows.
+    pub rows: Option<u64>,
+    /// The source's estimate of bytes.
+    pub bytes: Option<u64>,
+}
+
+/// The beginning of a copy.
+#[derive(Debug, Clone)]
+pub struct CopyStart {
+    /// The low position: streaming begins here, and every split of this copy sees everything before it.
+    pub low: Position,
+    /// The tables' schemas in force at `low`.
+    pub tables: Vec<Discovered>,
+}
+
+/// A range of keys, lower bound included, upper bound not; values in the key's order, in the source's text form.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KeyRange {
+    /// Lower bound; `None`: open.
+    pub from: Option<Vec<String>>,
+    /// Upper bound; `None`: open.
+    pub to: Option<Vec<String>>,
+}
+
+/// A part of a table that is copied by one read.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Split {
+    /// Ordinal within the table.
+    pub number: u32,
+    /// Its rows.
+    pub range: KeyRange,
+    /// Estimate of its rows.
+    pub rows: u64,
+}
+
+/// A stream of batches.
+#[async_trait]
+pub trait BatchStream: Send {
+    /// The next batch, `None` at the end. Batches are bounded in bytes.
+    ///
+    /// # Errors
+    /// As the call that returned the stream.
+    async fn next(&mut self) -> Result<Option<RecordBatch>>;
+}
+
+/// The end of a source's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The position behind the last commit.
+    pub position: Position,
+    /// Bytes of log between the position that was asked about and the end, if the source can tell.
+    pub bytes_behind: Option<u64>,
+}
+
+/// Where changes come from.
+#[async_trait]
+pub trait Source: Check {
+    /// The tables that match, with those that cannot be followed.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn tables(&self, wanted: &TablePattern) -> Result<Vec<Discovered>>;
+
+    /// Notes the low position and reads the schemas in force there (notes it, reads, notes again; starts over when
+    /// a schema change lies between).
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn begin(&self, wanted: &TablePattern) -> Result<CopyStart>;
+
+    /// Cuts a table with a key into ranges of about `rows` rows, in key order, that together hold every key.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn splits(&self, table: &TableSchema, rows: u64) -> Result<Vec<Split>>;
+
+    /// Reads a split at a time when everything before `low` is certainly visible; fields as
+    /// [`TableSchema::arrow_fields`], without operation column.
+    ///
+    /// # Errors
+    /// `Schema` when the table is no longer as `table` says.
+    async fn read(&self, table: &Arc<TableSchema>, split: &Split, low: &Position) -> Result<Box<dyn BatchStream>>;
+
+    /// The end of the log, and how far it is from `from`.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn end(&self, from: Option<&Position>) -> Result<LogEnd>;
+
+    /// Streams changes.
+    ///
+    /// # Errors
+    /// `SourceState` when the log no longer reaches back to there.
+    async fn changes(&self, request: ChangesRequest) -> Result<Box<dyn ChangeStream>>;
+
+    /// Everything before this position is durable in the sink and will not be asked for again.
+    ///
+    /// # Errors
+    /// When the source cannot be told.
+    async fn acknowledge(&self, upto: &Position) -> Result<()>;
+
+    /// The order of two positions; `None` when they are not comparable (another server's history).
+    fn compare(&self, a: &Position, b: &Position) -> Option<Ordering>;
+
+    /// For `verify`: the rows of a range in key order as [canonical text](crate::text), rendered by the source itself
+    /// and not by the decoder that the copy and the stream use. All columns are `Utf8`.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn text(&self, table: &Arc<TableSchema>, range: &KeyRange) -> Result<Box<dyn BatchStream>>;
+}
+
+/// A statement for a sink, as `plan` shows it and `apply` executes it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Statement(pub String);
+
+impl std::fmt::Display for Statement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Rows for one target table.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// The target table.
+    pub target: TableName,
+    /// Its label, when the sink commits table by table.
+    pub label: Label,
+    /// The rows in order, keep-last per key already done, all with the same columns.
+    pub rows: ChangeBatch,
+}
+
+/// What is written together.
+#[derive(Debug)]
+pub struct Flush {
+    /// The label of the whole.
+    pub label: Label,
+    /// The loads in order.
+    pub loads: Vec<Load>,
+    /// Why it is written.
+    pub purpose: Purpose,
+}
+
+/// Why a flush is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Streamed changes: written once per label; done already means success.
+    Stream,
+    /// A part of a transaction that is not complete yet: durable afterwards, but visible only together with the flush
+    /// of the same writer that completes it. Sinks that cannot do that make it visible at once.
+    Part,
+    /// Rows of a copy: written every time (a second SELECT sees other rows), idempotent by key.
+    Copy,
+}
+
+/// What became of a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It is done.
+    Done,
+    /// It is not done, and no late call can still do it.
+    NotDone,
+}
+
+/// Where changes go.
+#[async_trait]
+pub trait Sink: Check {
+    /// The statements that bring a change of a table about, in order. Pure: it looks at nothing but its arguments, so
+    /// that showing a plan and executing it are the same code. `target` is the table's name at the sink before the
+    /// change; `after` is the source's schema behind it.
+    ///
+    /// # Errors
+    /// `Unsupported` or `Schema` when the sink cannot bring it about.
+    fn plan(&self, target: &TableName, change: &TableChange, after: Option<&TableSchema>) -> Result<Vec<Statement>>;
+
+    /// Executes one statement; done already under this label means success.
+    ///
+    /// # Errors
+    /// `SinkUnavailable` when it may help to try again.
+    async fn apply(&self, label: &Label, statement: &Statement) -> Result<()>;
+
+    /// Writes; returns when it is durable.
+    ///
+    /// # Errors
+    /// `SinkUnavailable` when it may help to try again; otherwise, with the target in the context under `table`, what
+    /// is wrong with that table's rows.
+    async fn write(&self, flush: Flush) -> Result<()>;
+
+    /// What became of the loads or statement of a previous run under this label. Afterwards no late call may land.
+    ///
+    /// # Errors
+    /// When the sink cannot be asked.
+    async fn settle(&self, label: &Label, intent: Option<&Intent>) -> Result<Settled>;
+
+    /// For `verify`: the rows of a range of a target table in the given columns, in any order.
+    ///
+    /// # Errors
+    /// When the sink cannot be asked.
+    async fn rows(
+        &self,
+        target: &TableName,
+        schema: &Arc<TableSchema>,
+        range: &KeyRange,
+    ) -> Result<Box<dyn BatchStream>>;
+}

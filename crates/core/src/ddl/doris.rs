@@ -1,0 +1,133 @@
+//! Doris's data definition statements for a schema change: used by the embedded warehouse and by a Doris cluster's sink
+//! alike, so that both plan the same.
+
+use crate::connector::Statement;
+use crate::datatype::{DataType, Doris};
+use crate::error::{Error, Result};
+use crate::schema::{
+    Column, ColumnPosition, DefaultValue, TableChange, TableName, TableSchema, quote_name, quote_text,
+};
+
+/// The statements that bring `change` of the table `target` about. `after` is the source's schema behind the change.
+///
+/// # Errors
+/// `Unsupported` when Doris has no such change.
+pub fn plan(
+    which: Doris,
+    target: &TableName,
+    change: &TableChange,
+    after: Option<&TableSchema>,
+) -> Result<Vec<Statement>> {
+    let alter = |clause: String| vec![Statement(format!("ALTER TABLE {} {clause}", target.quoted()))];
+    let modify = |name: &str| -> Result<Vec<Statement>> {
+        let schema = after.ok_or_else(|| Error::internal("no schema behind a column change"))?;
+        let column = schema
+            .column(name)
+            .ok_or_else(|| Error::schema(format!("column {name} is not known")).with("table", target))?;
+        Ok(alter(format!("MODIFY COLUMN {}", column_definition(which, schema, column))))
+    };
+    Ok(match change {
+        TableChange::CreateTable(schema) => vec![
+            Statement(format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(&target.database))),
+            Statement(create_table(which, target, schema)),
+        ],
+        TableChange::DropTable => vec![Statement(format!("DROP TABLE IF EXISTS {}", target.quoted()))],
+        TableChange::Truncate => vec![Statement(format!("TRUNCATE TABLE {}", target.quoted()))],
+        TableChange::RenameTable { to } if to.database == target.database => {
+            alter(format!("RENAME {}", quote_name(&to.table)))
+        }
+        TableChange::RenameTable { to } => {
+            return Err(Error::unsupported(format!(
+                "{target} was renamed to {to}: Doris cannot move a table between databases"
+            ))
+            .hint("drop the table from the job and sync it again under its new name"));
+        }
+        TableChange::AddColumn { column, position } => {
+            let schema = after.ok_or_else(|| Error::internal("no schema behind a new column"))?;
+            alter(format!("ADD COLUMN {}{}", column_definition(which, schema, column), place(position)))
+        }
+        TableChange::DropColumn { name } => alter(format!("DROP COLUMN {}", quote_name(name))),
+        TableChange::RenameColumn { from, to } => {
+            alter(format!("RENAME COLUMN {} {}", quote_name(from), quote_name(to)))
+        }
+        TableChange::MoveColumn { name, position } => {
+            let mut statements = modify(name)?;
+            for s in &mut statements {
+                s.0.push_str(&place(position));
+            }
+            statements
+        }
+        TableChange::ChangeType { name, .. }
+        | TableChange::SetDefault { name, .. }
+        | TableChange::SetNullable { name, .. } => modify(name)?,
+        TableChange::SetColumnComment { name, comment } => {
+            alter(format!("MODIFY COLUMN {} COMMENT {}", quote_name(name), quote_text(comment)))
+        }
+        TableChange::SetTableComment { comment } => alter(format!("MODIFY COMMENT {}", quote_text(comment))),
+        TableChange::ChangeKey { .. } => {
+            return Err(Error::unsupported(format!(
+                "the key of {target} changed: Doris cannot change the key of a table"
+            ))
+            .hint("drop the table from the job and sync it again"));
+        }
+    })
+}
+
+/// `CREATE TABLE`: a Unique Key (merge-on-write) table with the key's columns first, or a Duplicate Key table over the
+/// first column when the source has no key.
+pub fn create_table(which: Doris, target: &TableName, schema: &TableSchema) -> String {
+    let mut columns: Vec<&Column> = schema.key.iter().filter_map(|k| schema.column(k)).collect();
+    columns.extend(schema.columns.iter().filter(|c| !schema.key.contains(&c.name)));
+    let definitions: Vec<_> = columns.iter().map(|c| format!("  {}", column_definition(which, schema, c))).collect();
+    let key: Vec<_> = match schema.has_key() {
+        true => schema.key.iter().map(|k| quote_name(k)).collect(),
+        false => columns.first().map(|c| quote_name(&c.name)).into_iter().collect(),
+    };
+    let (model, key) = (if schema.has_key() { "UNIQUE" } else { "DUPLICATE" }, key.join(", "));
+    let comment = match schema.comment.as_str() {
+        "" => String::new(),
+        text => format!("COMMENT {}\n", quote_text(text)),
+    };
+    let distribution = if schema.has_key() { format!("HASH({key})") } else { "RANDOM".to_string() };
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} (\n{}\n) {model} KEY ({key})\n{comment}DISTRIBUTED BY {distribution} BUCKETS AUTO",
+        target.quoted(),
+        definitions.join(",\n"),
+    )
+}
+
+fn column_definition(which: Doris, schema: &TableSchema, column: &Column) -> String {
+    let in_key = schema.key.contains(&column.name);
+    let mut out = format!("{} {}", quote_name(&column.name), column.data_type.to_doris(which, in_key));
+    out.push_str(if column.nullable && !in_key { " NULL" } else { " NOT NULL" });
+    if let Some(default) = &column.default
+        && let Some(text) = default_clause(default, &column.data_type)
+    {
+        out.push_str(&format!(" DEFAULT {text}"));
+    }
+    if !column.comment.is_empty() {
+        out.push_str(&format!(" COMMENT {}", quote_text(&column.comment)));
+    }
+    out
+}
+
+/// Defaults that Doris cannot express (expressions, current time on a column that is no date and time) are left out:
+/// every row that we write carries the value.
+fn default_clause(default: &DefaultValue, data_type: &DataType) -> Option<String> {
+    match (default, data_type) {
+        (_, DataType::Json | DataType::Bytes { .. } | DataType::Array(_)) => None,
+        (DefaultValue::Literal(text), _) => Some(quote_text(text)),
+        (DefaultValue::CurrentTimestamp(digits), DataType::DateTime { .. } | DataType::Timestamp { .. }) => {
+            Some(if *digits == 0 { "CURRENT_TIMESTAMP".into() } else { format!("CURRENT_TIMESTAMP({digits})") })
+        }
+        _ => None,
+    }
+}
+
+fn place(position: &ColumnPosition) -> String {
+    match position {
+        ColumnPosition::Last => String::new(),
+        ColumnPosition::First => " FIRST".into(),
+        ColumnPosition::After(name) => format!(" AFTER {}", quote_name(name)),
+    }
+}

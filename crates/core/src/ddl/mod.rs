@@ -1,0 +1,2 @@
+//! Data definition statements of the sinks.
+pub mod doris;

@@ -1,0 +1,34 @@
+//! Places in a source's log.
+
+use std::fmt;
+
+/// A place in a source's log: everything before it is done, reading goes on at it.
+///
+/// `commit` is the source's own readable text of a commit boundary (MySQL: `mysql-bin.000003:4567 0-1-55`); only the
+/// source that wrote it interprets and orders it ([`crate::Source::compare`]). `event` counts the events (rows and
+/// schema changes) inside the transaction that follows that boundary which are done, too; it is 0 but for places
+/// inside an oversized transaction or beside a schema change inside one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Position {
+    /// The commit boundary, in the source's notation.
+    pub commit: String,
+    /// Events of the following transaction that are done.
+    #[serde(default)]
+    pub event: u64,
+}
+
+impl Position {
+    /// A commit boundary.
+    pub fn at(commit: impl Into<String>) -> Self {
+        Position { commit: commit.into(), event: 0 }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.event {
+            0 => f.write_str(&self.commit),
+            n => write!(f, "{} + {n} events", self.commit),
+        }
+    }
+}
