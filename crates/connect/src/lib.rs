@@ -1,0 +1,3 @@
+//! Sources and sinks of Freshet: one folder per system, each implementing the traits of `freshet_core`.
+
+pub mod mysql;

@@ -1,0 +1,5 @@
+//! MySQL and MariaDB as a source: which flavour and version it is is found out, not configured.
+
+pub mod types;
+
+pub use types::{Charset, Charsets, DecodeOptions, MysqlType, ZeroDates};
