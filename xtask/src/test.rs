@@ -1,0 +1,171 @@
+//! `cargo xtask test`: builds everything once, starts the real servers, runs every test of the workspace against them,
+//! ends them, and says what took how long and what was skipped. With `--ci` formatting, lints and the documentation
+//! are checked as well, and a skip that `.ci/expected-skips` does not name is a failure. Logs: `target/xtask/*.log`.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::run::{Stage, cargo, stream};
+use crate::servers::{Flavour, Servers, Size, wait_for_ctrl_c};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run only tests whose name contains this
+    #[arg(long, value_name = "FILTER")]
+    only: Option<String>,
+    /// Leave the servers running behind the tests, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Check formatting, lints and documentation too, and fail on unexpected skips
+    #[arg(long, conflicts_with_all = ["only", "keep"])]
+    ci: bool,
+}
+
+/// What the tests said, gathered while they run.
+#[derive(Default)]
+struct Said {
+    passed: u64,
+    failed: u64,
+    skipped: Vec<String>,
+    failures: Vec<String>,
+}
+
+/// `cargo xtask test`.
+///
+/// # Errors
+/// When a stage fails.
+pub(crate) fn test(options: &Options) -> Result<()> {
+    let mut run = Run { stages: Vec::new(), said: Arc::default() };
+    if options.ci {
+        run.stage("format", &["fmt", "--all", "--check"], &[])?;
+    }
+    if run.stage("build", &["build", "--workspace", "--all-targets"], &[])? {
+        let start = Instant::now();
+        let servers = Servers::start(&Flavour::ALL, Size::TEST)?;
+        run.note("servers", start.elapsed(), true);
+        run.said.lock().map_err(|_| "a reader of the output died")?.skipped.extend(servers.skipped.iter().cloned());
+        run.tests(options.only.as_deref(), &servers)?;
+        if options.keep {
+            run.summary();
+            return wait_for_ctrl_c(&servers);
+        }
+    }
+    if options.ci {
+        run.stage("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+        let start = Instant::now();
+        let documented = crate::docs::docs();
+        if let Err(why) = &documented {
+            eprintln!("{why}");
+        }
+        run.note("docs", start.elapsed(), documented.is_ok());
+    }
+    run.summary();
+    run.verdict(options.ci)
+}
+
+struct Run {
+    stages: Vec<Stage>,
+    said: Arc<Mutex<Said>>,
+}
+
+impl Run {
+    /// Runs cargo as one stage; whether it succeeded.
+    fn stage(&mut self, name: &str, args: &[&str], variables: &[(String, String)]) -> Result<bool> {
+        let log = crate::output_dir()?.join(format!("{name}.log"));
+        let said = Arc::clone(&self.said);
+        let stage = stream(name, cargo(args).envs(variables.iter().cloned()), &log, move |line| {
+            if let Ok(mut said) = said.lock() {
+                said.hear(line);
+            }
+        })?;
+        let ok = stage.ok;
+        self.stages.push(stage);
+        Ok(ok)
+    }
+
+    fn tests(&mut self, only: Option<&str>, servers: &Servers) -> Result<()> {
+        let mut variables = servers.variables();
+        let binary = crate::root().join("target/debug/freshet");
+        variables.push(("FRESHET_BIN".into(), binary.display().to_string()));
+        let mut args = vec!["test", "--workspace", "--no-fail-fast"];
+        args.extend(only);
+        self.stage("tests", &args, &variables).map(drop)
+    }
+
+    fn note(&mut self, name: &str, took: Duration, ok: bool) {
+        self.stages.push(Stage { name: name.into(), took, ok });
+    }
+
+    fn summary(&self) {
+        let Ok(said) = self.said.lock() else { return };
+        println!("\n== summary");
+        for stage in &self.stages {
+            let minutes = stage.took.as_secs_f64() / 60.0;
+            println!("{:<10} {minutes:>5.1} min  {}", stage.name, if stage.ok { "ok" } else { "FAILED" });
+        }
+        let total: Duration = self.stages.iter().map(|s| s.took).sum();
+        println!("{:<10} {:>5.1} min", "total", total.as_secs_f64() / 60.0);
+        println!("{} tests passed, {} failed, {} skipped", said.passed, said.failed, said.skipped.len());
+        for line in said.failures.iter().chain(&said.skipped) {
+            println!("{line}");
+        }
+    }
+
+    fn verdict(&self, ci: bool) -> Result<()> {
+        let failed: Vec<&str> = self.stages.iter().filter(|s| !s.ok).map(|s| s.name.as_str()).collect();
+        if !failed.is_empty() {
+            return Err(format!("failed: {} (logs in target/xtask)", failed.join(", ")));
+        }
+        let said = self.said.lock().map_err(|_| "a reader of the output died")?;
+        let expected = expected_skips(&crate::root().join(".ci/expected-skips"));
+        match said.skipped.iter().find(|line| !expected.iter().any(|e| line.starts_with(e.as_str()))) {
+            Some(line) if ci => Err(format!("skipped, and .ci/expected-skips does not name it: {line}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Said {
+    fn hear(&mut self, line: &str) {
+        if line.starts_with("SKIPPED ") {
+            self.skipped.push(line.into());
+        } else if line.starts_with("test ") && line.ends_with("FAILED") {
+            self.failures.push(line.into());
+        } else if let Some(counts) = line.strip_prefix("test result: ") {
+            let count = |what: &str| -> u64 {
+                let number = counts.split([';', '.']).find_map(|part| part.trim().strip_suffix(what));
+                number.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+            };
+            self.passed += count(" passed");
+            self.failed += count(" failed");
+        }
+    }
+}
+
+fn expected_skips(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hears_results() {
+        let mut said = Said::default();
+        for line in [
+            "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test a::b ... FAILED",
+            "test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "SKIPPED server mysql: no unstable suite",
+        ] {
+            said.hear(line);
+        }
+        assert_eq!((said.passed, said.failed), (15, 1));
+        assert_eq!(said.failures, ["test a::b ... FAILED"]);
+        assert_eq!(said.skipped, ["SKIPPED server mysql: no unstable suite"]);
+    }
+}
