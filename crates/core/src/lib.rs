@@ -7,12 +7,14 @@ pub mod check;
 pub mod connector;
 pub mod datatype;
 pub mod ddl;
+pub mod engine;
 pub mod error;
 pub mod intent;
 pub mod pattern;
 pub mod position;
 pub mod schema;
 pub mod secret;
+pub mod store;
 pub mod text;
 
 pub use batch::ChangeBatch;

@@ -74,7 +74,8 @@ pub fn plan(
 }
 
 /// `CREATE TABLE`: a Unique Key (merge-on-write) table with the key's columns first, or a Duplicate Key table over the
-/// first column when the source has no key.
+/// first column when the source has no key. Without IF NOT EXISTS: rows must never be added to a table that somebody
+/// else filled; doing it again after a crash is the label's business.
 pub fn create_table(which: Doris, target: &TableName, schema: &TableSchema) -> String {
     let mut columns: Vec<&Column> = schema.key.iter().filter_map(|k| schema.column(k)).collect();
     columns.extend(schema.columns.iter().filter(|c| !schema.key.contains(&c.name)));
@@ -90,7 +91,7 @@ pub fn create_table(which: Doris, target: &TableName, schema: &TableSchema) -> S
     };
     let distribution = if schema.has_key() { format!("HASH({key})") } else { "RANDOM".to_string() };
     format!(
-        "CREATE TABLE IF NOT EXISTS {} (\n{}\n) {model} KEY ({key})\n{comment}DISTRIBUTED BY {distribution} BUCKETS AUTO",
+        "CREATE TABLE {} (\n{}\n) {model} KEY ({key})\n{comment}DISTRIBUTED BY {distribution} BUCKETS AUTO",
         target.quoted(),
         definitions.join(",\n"),
     )

@@ -1,0 +1,351 @@
+//! The job engine: creates, runs, pauses, resumes and drops jobs. Command line, SQL and whatever comes later call this
+//! one type, and see a job through one [`JobStatus`].
+
+mod buffer;
+pub mod clock;
+mod copy;
+mod job;
+mod reader;
+mod schema_change;
+mod spec;
+mod status;
+mod stream;
+pub mod verify;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+pub use job::Rules;
+pub use spec::{JobOptions, JobSpec};
+pub use status::{JobState, JobStatus, TableStatus};
+
+use crate::connector::{Sink, Source};
+use crate::error::{Error, Result};
+use crate::intent::Writer;
+use crate::position::Position;
+use crate::store::{Change, Desired, JobRecord, LaneRecord, Store};
+use job::{Control, Job, MAIN};
+use reader::Task;
+use status::Progress;
+
+/// How often the distance to the source's end is asked for.
+const LAG_EVERY: Duration = Duration::from_secs(2);
+/// How long a job may take to end gracefully before it is cut off (nothing is lost, its intent is replayed).
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// Opens sources by URL.
+pub type OpenSource = Box<dyn Fn(&str) -> Result<Arc<dyn Source>> + Send + Sync>;
+/// Opens sinks by URL.
+pub type OpenSink = Box<dyn Fn(&str) -> Result<Arc<dyn Sink>> + Send + Sync>;
+
+/// How the engine gets at sources and sinks, whose crates it does not know.
+pub struct Connectors {
+    /// Opens a source; checks the URL, connects to nothing yet.
+    pub source: OpenSource,
+    /// Opens a sink, likewise.
+    pub sink: OpenSink,
+}
+
+/// A job that runs in this process.
+struct Running {
+    control: watch::Sender<Control>,
+    progress: Arc<Progress>,
+    task: Task<()>,
+    _lag: Task<()>,
+}
+
+/// The engine of one data directory.
+pub struct Engine {
+    store: Store,
+    connectors: Connectors,
+    rules: Rules,
+    running: Mutex<BTreeMap<String, Running>>,
+}
+
+impl Engine {
+    /// Opens the store `jobs.redb` in the data directory; starts nothing.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open(data: &Path, connectors: Connectors) -> Result<Arc<Engine>> {
+        std::fs::create_dir_all(data).map_err(|e| crate::error::io_error(data, "create the data directory", e))?;
+        Ok(Engine::with_store(Store::open(&data.join("jobs.redb"))?, connectors, Rules::default()))
+    }
+
+    /// Over a store that is open already, with rules that the simulation may break.
+    pub fn with_store(store: Store, connectors: Connectors, rules: Rules) -> Arc<Engine> {
+        Arc::new(Engine { store, connectors, rules, running: Mutex::default() })
+    }
+
+    /// Stores a new job and starts it.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or what is wrong with the specification.
+    pub async fn create(self: &Arc<Self>, spec: JobSpec) -> Result<()> {
+        self.create_with_incarnation(spec, random()?).await
+    }
+
+    /// [`Engine::create`] with a given incarnation (the simulation draws its own).
+    ///
+    /// # Errors
+    /// As [`Engine::create`].
+    pub async fn create_with_incarnation(self: &Arc<Self>, spec: JobSpec, incarnation: u64) -> Result<()> {
+        spec.validate()?;
+        (self.connectors.source)(&spec.source)?;
+        (self.connectors.sink)(&spec.sink)?;
+        if self.store.job(&spec.name)?.is_some() {
+            return Err(Error::already_exists(format!("a job named {} exists already", spec.name))
+                .hint(format!("`freshet status {0}` shows it; `freshet drop {0}` removes it", spec.name)));
+        }
+        let created_ms = clock::now_ms();
+        let record = JobRecord { spec, incarnation, desired: Desired::Running, failed: None, created_ms };
+        let mut change = Change::new();
+        change.job(&record);
+        self.store.commit(change).await?;
+        self.start(&record)
+    }
+
+    /// The stored job of that name.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn stored(&self, name: &str) -> Result<Option<JobRecord>> {
+        self.store.job(name)
+    }
+
+    /// Starts every job that is meant to run.
+    ///
+    /// # Errors
+    /// When the store cannot be read. A job that cannot start is shown as failed.
+    pub async fn start_all(self: &Arc<Self>) -> Result<()> {
+        for record in self.store.jobs()? {
+            if record.desired == Desired::Running && !self.lock().contains_key(&record.spec.name) {
+                self.start(&record)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(self: &Arc<Self>, record: &JobRecord) -> Result<()> {
+        let source = (self.connectors.source)(&record.spec.source)?;
+        let sink = (self.connectors.sink)(&record.spec.sink)?;
+        let mut status = self.stored_status(record)?;
+        (status.state, status.error) = (JobState::Starting, None);
+        status.started_ms = Some(clock::now_ms());
+        let progress = Arc::new(Progress::new(status));
+        let (control, told) = watch::channel(Control::Run);
+        let mut job = Job {
+            spec: record.spec.clone(),
+            writer: Writer { job: record.spec.name.clone(), incarnation: record.incarnation, lane: MAIN },
+            store: self.store.clone(),
+            source: Arc::clone(&source),
+            sink,
+            progress: Arc::clone(&progress),
+            control: told,
+            rules: self.rules,
+            tables: BTreeMap::new(),
+            schemas: BTreeMap::new(),
+            lane: LaneRecord { position: Position::at(""), intent: None, ddl: None },
+        };
+        let engine = Arc::downgrade(self);
+        let name = record.spec.name.clone();
+        let task = Task::spawn(async move {
+            if let Err(error) = job::run(&mut job).await {
+                tracing::error!(job = job.spec.name, "failed: {}", error.line());
+                job.progress.job(|s| (s.state, s.error) = (JobState::Failed, Some(error.clone())));
+                if let Some(engine) = engine.upgrade() {
+                    // The status above shows it already; after a restart the job tries again by itself.
+                    let _ = engine.set_failed(&job.spec.name, Some(error)).await;
+                }
+            }
+        });
+        let lag = Task::spawn(watch_lag(source, Arc::clone(&progress)));
+        self.lock().insert(name, Running { control, progress, task, _lag: lag });
+        Ok(())
+    }
+
+    async fn set_failed(&self, name: &str, failed: Option<Error>) -> Result<()> {
+        let Some(mut record) = self.store.job(name)? else { return Ok(()) };
+        record.failed = failed;
+        let mut change = Change::new();
+        change.job(&record);
+        self.store.commit(change).await
+    }
+
+    async fn set_desired(&self, name: &str, desired: Desired) -> Result<JobRecord> {
+        let mut record = self.store.job(name)?.ok_or_else(|| self.no_job(name))?;
+        record.desired = desired;
+        record.failed = None;
+        let mut change = Change::new();
+        change.job(&record);
+        self.store.commit(change).await?;
+        Ok(record)
+    }
+
+    /// Lets a job flush, store its position and stand still, also over restarts.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn pause(&self, name: &str) -> Result<()> {
+        self.set_desired(name, Desired::Paused).await?;
+        self.end(name).await;
+        Ok(())
+    }
+
+    /// Lets a paused or failed job go on where it stood.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn resume(self: &Arc<Self>, name: &str) -> Result<()> {
+        let record = self.mark_resumed(name).await?;
+        self.end(name).await;
+        self.start(&record)
+    }
+
+    /// As [`Engine::resume`], without starting it in this process.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn mark_resumed(&self, name: &str) -> Result<JobRecord> {
+        self.set_desired(name, Desired::Running).await
+    }
+
+    /// Ends a job and forgets it; the target tables stay.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn drop_job(&self, name: &str) -> Result<()> {
+        if self.store.job(name)?.is_none() {
+            return Err(self.no_job(name));
+        }
+        self.end(name).await;
+        let mut change = Change::new();
+        change.remove_job(name);
+        self.store.commit(change).await
+    }
+
+    /// Ends all jobs gracefully; they go on when the engine is opened again.
+    pub async fn shutdown(&self) {
+        let names: Vec<_> = self.lock().keys().cloned().collect();
+        for running in self.lock().values() {
+            running.control.send_replace(Control::Stop);
+        }
+        for name in names {
+            self.end(&name).await;
+        }
+    }
+
+    /// Stops a job that runs here and waits for its end.
+    async fn end(&self, name: &str) {
+        let Some(mut running) = self.lock().remove(name) else { return };
+        running.control.send_replace(Control::Stop);
+        if tokio::time::timeout(STOP_WITHIN, running.task.join()).await.is_err() {
+            tracing::warn!(
+                job = name,
+                "did not end within {STOP_WITHIN:?}; what was under way is settled at the next start"
+            );
+        }
+    }
+
+    /// All jobs by name.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn status(&self) -> Result<Vec<JobStatus>> {
+        self.store.jobs()?.iter().map(|r| self.job_status(r)).collect()
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn job(&self, name: &str) -> Result<JobStatus> {
+        let record = self.store.job(name)?.ok_or_else(|| self.no_job(name))?;
+        self.job_status(&record)
+    }
+
+    fn job_status(&self, record: &JobRecord) -> Result<JobStatus> {
+        match self.lock().get(&record.spec.name) {
+            Some(running) => Ok(running.progress.snapshot()),
+            None => self.stored_status(record),
+        }
+    }
+
+    fn stored_status(&self, record: &JobRecord) -> Result<JobStatus> {
+        let name = &record.spec.name;
+        let mut tables = Vec::new();
+        for table in self.store.tables(name)? {
+            let splits = self.store.splits(name, &table.name)?;
+            let mut status = TableStatus::new(&table);
+            status.splits = splits.len() as u64;
+            status.splits_done = splits.iter().filter(|s| s.done.is_some()).count() as u64;
+            status.rows_copied = splits.iter().filter_map(|s| s.done).sum();
+            tables.push(status);
+        }
+        let state = match (record.desired, &record.failed) {
+            (Desired::Paused, _) => JobState::Paused,
+            (Desired::Running, Some(_)) => JobState::Failed,
+            (Desired::Running, None) => JobState::Stopped,
+        };
+        Ok(JobStatus {
+            name: name.clone(),
+            state,
+            source: record.spec.source_redacted(),
+            sink: record.spec.sink_redacted(),
+            position: self.store.lane(name, MAIN)?.map(|l| l.position.to_string()),
+            lag_ms: None,
+            lag_bytes: None,
+            rows_copied: tables.iter().map(|t| t.rows_copied).sum(),
+            changes: 0,
+            flushes: 0,
+            transactions: 0,
+            tables,
+            error: record.failed.clone(),
+            started_ms: None,
+        })
+    }
+
+    fn no_job(&self, name: &str) -> Error {
+        let names: Vec<_> = self.store.jobs().unwrap_or_default().into_iter().map(|r| r.spec.name).collect();
+        let hint = match names.as_slice() {
+            [] => "there are no jobs yet: `freshet sync SOURCE` makes one".to_string(),
+            some => format!("jobs are: {}", some.join(", ")),
+        };
+        Error::not_found(format!("there is no job named {name}")).hint(hint)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the source from time to time how far it is ahead.
+async fn watch_lag(source: Arc<dyn Source>, progress: Arc<Progress>) {
+    loop {
+        tokio::time::sleep(LAG_EVERY).await;
+        let status = progress.snapshot();
+        let Some(position) = status.position.filter(|_| status.state == JobState::Streaming) else { continue };
+        let here = parse_shown(&position);
+        let Ok(Ok(end)) = tokio::time::timeout(LAG_EVERY * 5, source.end(Some(&here))).await else { continue };
+        let level = matches!(source.compare(&here, &end.position), Some(o) if o.is_ge());
+        progress.job(|s| {
+            s.lag_bytes = if level { Some(0) } else { end.bytes_behind };
+            if level {
+                s.lag_ms = Some(0);
+            }
+        });
+    }
+}
+
+/// A status shows commit positions as their text.
+fn parse_shown(text: &str) -> Position {
+    Position::at(text)
+}
+
+fn random() -> Result<u64> {
+    getrandom::u64().map_err(|e| Error::internal("this system gives no random numbers").because(e))
+}
