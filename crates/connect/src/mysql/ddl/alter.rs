@@ -1,0 +1,620 @@
+//! `ALTER TABLE`. All clauses are read first, then brought into the order in which a server applies them: columns
+//! dropped, columns changed in place, new and moved columns in the order of their clauses, the key, the table's own
+//! name and comment.
+
+use freshet_core::schema::Column;
+use freshet_core::{ColumnPosition, DefaultValue, Error, Result, TableChange, TableName, TableSchema};
+
+use super::column::{ColumnDef, Raw, UNIQUE_KEY_MARK, parse_check, parse_default, system_versioned};
+use super::create::{TableOption, is_index, key_columns, parse_option};
+use super::cursor::Cursor;
+use super::lexer::Token;
+use super::{Parsed, Statement, Steps, renamed_into, skip_wait};
+use crate::mysql::types::{Charset, MysqlType};
+
+/// Clauses about how the server stores and reaches the rows, which stay what they are.
+const PLAIN_CLAUSES: [&str; 22] = [
+    "ALGORITHM",
+    "LOCK",
+    "FORCE",
+    "ENABLE KEYS",
+    "DISABLE KEYS",
+    "WITH VALIDATION",
+    "WITHOUT VALIDATION",
+    "ENABLE",
+    "DISABLE",
+    "COALESCE PARTITION",
+    "REORGANIZE PARTITION",
+    "ANALYZE PARTITION",
+    "CHECK PARTITION",
+    "OPTIMIZE PARTITION",
+    "REBUILD PARTITION",
+    "REPAIR PARTITION",
+    "REMOVE PARTITIONING",
+    "SECONDARY_LOAD",
+    "SECONDARY_UNLOAD",
+    "NOWAIT",
+    "WAIT",
+    "ADD PARTITION",
+];
+
+/// Clauses by which rows appear or disappear without being in the log.
+const ROW_CLAUSES: [&str; 8] = [
+    "DROP PARTITION",
+    "TRUNCATE PARTITION",
+    "EXCHANGE PARTITION",
+    "CONVERT PARTITION",
+    "CONVERT TABLE",
+    "DISCARD",
+    "IMPORT",
+    "CONVERT TO",
+];
+
+/// What one clause says about columns and key.
+enum Clause {
+    Drop {
+        name: String,
+        if_exists: bool,
+    },
+    /// `CHANGE` and `MODIFY`.
+    Change {
+        from: String,
+        def: ColumnDef,
+        position: Option<ColumnPosition>,
+        if_exists: bool,
+    },
+    Rename {
+        from: String,
+        to: String,
+        if_exists: bool,
+    },
+    Default {
+        name: String,
+        default: Option<Raw>,
+        if_exists: bool,
+    },
+    Add {
+        def: ColumnDef,
+        position: ColumnPosition,
+        if_not_exists: bool,
+    },
+    Key(Option<Vec<String>>),
+    DropIndex(String),
+    Charset(Option<String>),
+    Comment(String),
+    RenameTable(TableName),
+}
+
+impl Statement<'_> {
+    pub(super) fn alter_table(&self, c: &mut Cursor<'_>) -> Result<Parsed> {
+        c.eat("IF EXISTS");
+        let name = c.table_name(self.context)?;
+        skip_wait(c);
+        let Some(schema) = self.tables.get(&name) else {
+            return Ok(match self.new_name(c) {
+                Some(to) if self.pattern.matches(&to) => self.done(vec![to.clone()], Err(renamed_into(&name, &to))),
+                _ => Parsed::Unrelated,
+            });
+        };
+        let steps = self.clauses(c).and_then(|clauses| self.apply(schema, clauses));
+        Ok(self.done(vec![name], steps))
+    }
+
+    /// The new name among the clauses about a table that we don't know, as far as they can be read.
+    fn new_name(&self, c: &mut Cursor<'_>) -> Option<TableName> {
+        while !c.is_end() {
+            if c.eat("RENAME") && !c.sees("COLUMN") && !c.sees("INDEX") && !c.sees("KEY") {
+                let _ = c.eat("TO") || c.eat("AS") || c.eat_symbol('=');
+                return c.table_name(self.context).ok();
+            }
+            c.skip_clause();
+            c.eat_symbol(',');
+        }
+        None
+    }
+
+    fn clauses(&self, c: &mut Cursor<'_>) -> Result<Vec<Clause>> {
+        let mut clauses = Vec::new();
+        while !c.is_end() {
+            self.clause(c, &mut clauses)?;
+            // Options stand one behind the other, with or without commas.
+            c.eat_symbol(',');
+        }
+        Ok(clauses)
+    }
+
+    fn clause(&self, c: &mut Cursor<'_>, out: &mut Vec<Clause>) -> Result<()> {
+        if let Some(clause) = ROW_CLAUSES.iter().find(|w| c.sees(w)) {
+            return Err(Error::unsupported(format!("{clause} changes rows without writing them to the log")));
+        }
+        if c.eat("PARTITION BY") || c.eat("ORDER BY") {
+            while c.advance().is_some() {}
+        } else if c.eat_one(&PLAIN_CLAUSES).is_some() {
+            c.skip_clause();
+        } else if c.eat("ADD") {
+            add(c, out)?;
+        } else if c.eat("DROP") {
+            drop_clause(c, out)?;
+        } else if c.eat("MODIFY") || c.sees("CHANGE") {
+            let change = c.eat("CHANGE");
+            c.eat("COLUMN");
+            let if_exists = c.eat("IF EXISTS");
+            let from = c.column_name()?;
+            let name = if change { c.column_name()? } else { from.clone() };
+            let def = ColumnDef::parse_after_name(c, name)?;
+            out.push(Clause::Change { from, def, position: position(c)?, if_exists });
+        } else if c.eat("ALTER") {
+            alter_column(c, out)?;
+        } else if c.eat("RENAME") {
+            if c.eat_one(&["INDEX", "KEY"]).is_some() {
+                c.skip_clause();
+            } else if c.eat("COLUMN") {
+                let if_exists = c.eat("IF EXISTS");
+                let from = c.column_name()?;
+                c.expect("TO")?;
+                out.push(Clause::Rename { from, to: c.column_name()?, if_exists });
+            } else {
+                let _ = c.eat("TO") || c.eat("AS") || c.eat_symbol('=');
+                out.push(Clause::RenameTable(c.table_name(self.context)?));
+            }
+        } else {
+            match parse_option(c)? {
+                Some(TableOption::Charset(charset)) => out.push(Clause::Charset(charset)),
+                Some(TableOption::Comment(comment)) => out.push(Clause::Comment(comment)),
+                Some(TableOption::Plain) => {}
+                None => return Err(c.unexpected("a clause of ALTER TABLE")),
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, schema: &TableSchema, clauses: Vec<Clause>) -> Result<Steps> {
+        let mut work =
+            Work { schema: schema.clone(), steps: Steps::new(), charset: self.charset_of(schema), later: Vec::new() };
+        for clause in &clauses {
+            match clause {
+                Clause::Charset(charset) => {
+                    let database = self.context.charsets.of(&schema.name.database);
+                    work.charset = Some(charset.clone().unwrap_or_else(|| database.to_string()));
+                }
+                Clause::Drop { name, if_exists } => {
+                    if let Some(name) = work.existing(name, *if_exists)? {
+                        work.push(TableChange::DropColumn { name })?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        for clause in &clauses {
+            match clause {
+                Clause::Change { from, def, if_exists, .. } => work.change(from, def, *if_exists)?,
+                Clause::Rename { from, to, if_exists } => {
+                    if let Some(from) = work.existing(from, *if_exists)? {
+                        work.rename(from, to)?;
+                    }
+                }
+                Clause::Default { name, default, if_exists } => work.default(name, default.clone(), *if_exists)?,
+                _ => {}
+            }
+        }
+        work.finish_renames()?;
+        for clause in &clauses {
+            match clause {
+                Clause::Add { def, position, if_not_exists } => work.add(def, position, *if_not_exists)?,
+                Clause::Change { def, position: Some(position), .. } => work.move_to(&def.name, position)?,
+                _ => {}
+            }
+        }
+        work.set_key(&clauses)?;
+        for clause in clauses {
+            match clause {
+                Clause::Comment(comment) if comment != work.schema.comment => {
+                    work.push(TableChange::SetTableComment { comment })?;
+                }
+                Clause::RenameTable(to) if to != work.schema.name => work.push(TableChange::RenameTable { to })?,
+                _ => {}
+            }
+        }
+        Ok(work.steps)
+    }
+
+    /// The character set of new text columns of a table: that of its others when they agree, its database's when there
+    /// are none; not known otherwise.
+    fn charset_of(&self, schema: &TableSchema) -> Option<String> {
+        let mut charsets: Vec<Charset> = schema.columns.iter().filter_map(|c| charset(&type_of(c).ok()?)).collect();
+        charsets.dedup();
+        match charsets.as_slice() {
+            [] => Some(self.context.charsets.of(&schema.name.database).to_string()).filter(|c| !c.is_empty()),
+            [one] => Some(one.name().to_string()),
+            _ => None,
+        }
+    }
+}
+
+/// Whether dropping this index takes the key away.
+///
+/// # Errors
+/// When the key is a unique index and may be the one that is dropped.
+pub(super) fn index_dropped(schema: &TableSchema, index: &str) -> Result<bool> {
+    if index.eq_ignore_ascii_case("PRIMARY") {
+        return Ok(true);
+    }
+    let marked = |k: &String| schema.column(k).is_some_and(|c| c.source_type.ends_with(UNIQUE_KEY_MARK));
+    if schema.has_key() && schema.key.iter().all(marked) {
+        return Err(Error::unsupported(format!(
+            "the table has no primary key, and its unique key ({}) may be the index {index} that was dropped",
+            schema.key.join(", ")
+        )));
+    }
+    Ok(false)
+}
+
+/// Behind `ADD`.
+fn add(c: &mut Cursor<'_>, out: &mut Vec<Clause>) -> Result<()> {
+    if c.sees("SYSTEM VERSIONING") || c.sees("PERIOD FOR SYSTEM_TIME") {
+        return Err(system_versioned());
+    }
+    if is_index(c) || c.sees("FOREIGN KEY") || c.sees("PERIOD FOR") || c.sees("PARTITION") {
+        c.skip_clause();
+        return Ok(());
+    }
+    let mut ahead = c.clone();
+    if ahead.eat("CONSTRAINT") && !["PRIMARY", "UNIQUE", "FOREIGN", "CHECK"].iter().any(|w| ahead.sees(w)) {
+        ahead.eat("IF NOT EXISTS");
+        ahead.name()?;
+    }
+    if ahead.eat("PRIMARY KEY") {
+        *c = ahead;
+        out.push(Clause::Key(Some(key_columns(c)?.1)));
+        return Ok(());
+    }
+    if ahead.sees("UNIQUE") || ahead.sees("FOREIGN KEY") {
+        // A table without a key stays without one: its rows can be followed as they were.
+        c.skip_clause();
+        return Ok(());
+    }
+    if ahead.sees("CHECK") {
+        *c = ahead;
+        parse_check(c)?;
+        return Ok(());
+    }
+    c.eat("COLUMN");
+    let if_not_exists = c.eat("IF NOT EXISTS");
+    if c.peek() == Some(&Token::Symbol('(')) {
+        let mut inside = c.parens()?;
+        while inside.peek().is_some() {
+            if is_index(&inside) || ["CONSTRAINT", "UNIQUE", "FOREIGN KEY", "CHECK"].iter().any(|w| inside.sees(w)) {
+                inside.skip_clause();
+            } else if inside.eat("PRIMARY KEY") {
+                out.push(Clause::Key(Some(key_columns(&mut inside)?.1)));
+            } else {
+                let def = ColumnDef::parse(&mut inside)?;
+                out.push(Clause::Add { def, position: ColumnPosition::Last, if_not_exists });
+            }
+            if inside.peek().is_some() {
+                inside.expect_symbol(',')?;
+            }
+        }
+        return Ok(());
+    }
+    let def = ColumnDef::parse(c)?;
+    if def.primary {
+        out.push(Clause::Key(Some(vec![def.name.clone()])));
+    }
+    let position = position(c)?.unwrap_or(ColumnPosition::Last);
+    out.push(Clause::Add { def, position, if_not_exists });
+    Ok(())
+}
+
+/// Behind `DROP`.
+fn drop_clause(c: &mut Cursor<'_>, out: &mut Vec<Clause>) -> Result<()> {
+    if c.eat("PRIMARY KEY") {
+        out.push(Clause::Key(None));
+    } else if c.eat_one(&["INDEX", "KEY", "CONSTRAINT"]).is_some() {
+        c.eat("IF EXISTS");
+        out.push(Clause::DropIndex(c.name()?));
+    } else if c.sees("SYSTEM VERSIONING") {
+        return Err(system_versioned());
+    } else if c.eat("FOREIGN KEY") || c.eat("CHECK") || c.eat("PERIOD FOR") {
+        c.skip_clause();
+    } else {
+        c.eat("COLUMN");
+        let if_exists = c.eat("IF EXISTS");
+        out.push(Clause::Drop { name: c.column_name()?, if_exists });
+        c.eat_one(&["RESTRICT", "CASCADE"]);
+    }
+    Ok(())
+}
+
+/// Behind `ALTER`.
+fn alter_column(c: &mut Cursor<'_>, out: &mut Vec<Clause>) -> Result<()> {
+    if ["INDEX", "KEY", "CHECK", "CONSTRAINT"].iter().any(|w| c.sees(w)) {
+        c.skip_clause();
+        return Ok(());
+    }
+    c.eat("COLUMN");
+    let if_exists = c.eat("IF EXISTS");
+    let name = c.column_name()?;
+    if c.eat("SET DEFAULT") {
+        out.push(Clause::Default { name, default: parse_default(c)?, if_exists });
+    } else if c.eat("DROP DEFAULT") {
+        out.push(Clause::Default { name, default: None, if_exists });
+    } else if !c.eat("SET VISIBLE") && !c.eat("SET INVISIBLE") {
+        return Err(c.unexpected("SET DEFAULT or DROP DEFAULT"));
+    }
+    Ok(())
+}
+
+/// `FIRST`, `AFTER x` or nothing.
+fn position(c: &mut Cursor<'_>) -> Result<Option<ColumnPosition>> {
+    if c.eat("FIRST") {
+        return Ok(Some(ColumnPosition::First));
+    }
+    if c.eat("AFTER") {
+        return Ok(Some(ColumnPosition::After(c.column_name()?)));
+    }
+    Ok(None)
+}
+
+/// The table as it is after the steps so far.
+struct Work {
+    schema: TableSchema,
+    steps: Steps,
+    /// The character set of columns that don't name theirs.
+    charset: Option<String>,
+    /// Renames to names that another column still had, and the names that these columns have meanwhile.
+    later: Vec<(String, String)>,
+}
+
+impl Work {
+    fn push(&mut self, change: TableChange) -> Result<()> {
+        let name = self.schema.name.clone();
+        if let Some(after) = self.schema.after(&change)? {
+            self.schema = after;
+        }
+        self.steps.push((name, change));
+        Ok(())
+    }
+
+    /// The column's name as the table spells it; `None` when it need not exist and does not.
+    fn existing(&self, name: &str, if_exists: bool) -> Result<Option<String>> {
+        match self.schema.column(name) {
+            Some(column) => Ok(Some(column.name.clone())),
+            None if if_exists => Ok(None),
+            None => Err(Error::schema(format!("column {name} is not known"))),
+        }
+    }
+
+    fn column(&self, name: &str) -> Result<&Column> {
+        self.schema.column(name).ok_or_else(|| Error::schema(format!("column {name} is not known")))
+    }
+
+    fn rename(&mut self, from: String, to: &str) -> Result<()> {
+        if from == to {
+            return Ok(());
+        }
+        let taken = self.schema.columns.iter().any(|c| c.name != from && c.name.to_lowercase() == to.to_lowercase());
+        if !taken {
+            return self.push(TableChange::RenameColumn { from, to: to.to_string() });
+        }
+        let meanwhile = format!("__freshet_renamed_{}", self.later.len());
+        self.later.push((meanwhile.clone(), to.to_string()));
+        self.push(TableChange::RenameColumn { from, to: meanwhile })
+    }
+
+    fn finish_renames(&mut self) -> Result<()> {
+        for (from, to) in std::mem::take(&mut self.later) {
+            self.push(TableChange::RenameColumn { from, to })?;
+        }
+        Ok(())
+    }
+
+    /// `CHANGE` and `MODIFY`: only what really differs becomes a step.
+    fn change(&mut self, from: &str, def: &ColumnDef, if_exists: bool) -> Result<()> {
+        let Some(from) = self.existing(from, if_exists)? else { return Ok(()) };
+        if def.generated {
+            return Err(Error::unsupported("a generated column was changed: its values may have been computed anew")
+                .with("column", &def.name));
+        }
+        let old = self.column(&from)?.clone();
+        let renames = self.steps.len();
+        self.rename(from, &def.name)?;
+        let name = match self.steps.get(renames) {
+            Some((_, TableChange::RenameColumn { to, .. })) => to.clone(),
+            _ => old.name.clone(),
+        };
+        let mut new = def.column(self.charset.as_deref())?;
+        let in_key = self.schema.key.contains(&name);
+        let marked = old.source_type.ends_with(UNIQUE_KEY_MARK);
+        if in_key && marked && new.nullable {
+            return Err(
+                Error::unsupported("a column of the table's only unique key now allows NULL").with("column", name)
+            );
+        }
+        new.nullable &= !in_key;
+        if marked {
+            new.source_type.push_str(UNIQUE_KEY_MARK);
+        }
+        if new.source_type != old.source_type {
+            if let Some(why) = rewritten(&type_of(&old)?, &type_of(&new)?) {
+                return Err(Error::unsupported(format!("a change of type that {why}"))
+                    .with("column", name)
+                    .with("from", old.source_type)
+                    .with("to", new.source_type));
+            }
+            let (to, source_type) = (new.data_type, new.source_type);
+            self.push(TableChange::ChangeType { name: name.clone(), from: old.data_type, to, source_type })?;
+        }
+        if new.nullable != old.nullable {
+            self.push(TableChange::SetNullable { name: name.clone(), nullable: new.nullable })?;
+        }
+        if new.default != old.default {
+            self.push(TableChange::SetDefault { name: name.clone(), default: new.default })?;
+        }
+        if new.comment != old.comment {
+            self.push(TableChange::SetColumnComment { name, comment: new.comment })?;
+        }
+        Ok(())
+    }
+
+    fn default(&mut self, name: &str, default: Option<Raw>, if_exists: bool) -> Result<()> {
+        let Some(name) = self.existing(name, if_exists)? else { return Ok(()) };
+        let column = self.column(&name)?;
+        let of = type_of(column)?;
+        let default = default.map(|raw| raw.of_type(&of));
+        if default == column.default {
+            return Ok(());
+        }
+        self.push(TableChange::SetDefault { name, default })
+    }
+
+    fn add(&mut self, def: &ColumnDef, position: &ColumnPosition, if_not_exists: bool) -> Result<()> {
+        if if_not_exists && self.schema.column(&def.name).is_some() {
+            return Ok(());
+        }
+        let invisible = |what: &str| {
+            Error::unsupported(format!("a new column whose values in the rows that are there {what}"))
+                .with("column", &def.name)
+        };
+        if def.generated || def.auto_increment {
+            return Err(invisible("the server computes"));
+        }
+        let mut column = def.column(self.charset.as_deref())?;
+        let of = type_of(&column)?;
+        match &column.default {
+            Some(DefaultValue::CurrentTimestamp(_)) => return Err(invisible("are the time of the statement")),
+            Some(DefaultValue::Expression(text)) => return Err(invisible(&format!("are {text}"))),
+            Some(DefaultValue::Literal(_)) | None => {}
+        }
+        let declared = column.default.clone();
+        if declared.is_none() && !column.nullable {
+            // The rows that are there hold the type's own zero, although no such default is declared.
+            column.default = Some(implicit(&of).ok_or_else(|| invisible("have no value that could be stored"))?);
+        }
+        if column.default.is_some() && matches!(of, MysqlType::Json) {
+            return Err(invisible("are a JSON document"));
+        }
+        if column.default.is_some() && matches!(column.data_type, freshet_core::DataType::Bytes { .. }) {
+            return Err(invisible("are bytes, which cannot be declared as a default at the target"));
+        }
+        let (name, only_implied) = (column.name.clone(), column.default != declared);
+        let position = match position {
+            ColumnPosition::After(after) => ColumnPosition::After(self.column(after)?.name.clone()),
+            other => other.clone(),
+        };
+        self.push(TableChange::AddColumn { column, position })?;
+        if only_implied {
+            self.push(TableChange::SetDefault { name, default: None })?;
+        }
+        Ok(())
+    }
+
+    fn move_to(&mut self, name: &str, position: &ColumnPosition) -> Result<()> {
+        let name = self.column(name)?.name.clone();
+        let at = self.schema.index_of(&name);
+        let position = match position {
+            ColumnPosition::After(after) => ColumnPosition::After(self.column(after)?.name.clone()),
+            other => other.clone(),
+        };
+        let there = match &position {
+            ColumnPosition::First => at == Some(0),
+            ColumnPosition::After(after) => self.schema.index_of(after).map(|i| i + 1) == at,
+            ColumnPosition::Last => at.map(|i| i + 1) == Some(self.schema.columns.len()),
+        };
+        if there { Ok(()) } else { self.push(TableChange::MoveColumn { name, position }) }
+    }
+
+    /// The key after all clauses, if one of them touches it.
+    fn set_key(&mut self, clauses: &[Clause]) -> Result<()> {
+        let mut key = None;
+        for clause in clauses {
+            match clause {
+                Clause::DropIndex(name) => {
+                    if index_dropped(&self.schema, name)? {
+                        key.get_or_insert_with(Vec::new);
+                    }
+                }
+                Clause::Key(None) => drop(key.get_or_insert_with(Vec::new)),
+                Clause::Key(Some(columns)) => key = Some(columns.clone()),
+                _ => {}
+            }
+        }
+        let Some(key) = key else { return Ok(()) };
+        let key = key.iter().map(|k| Ok(self.column(k)?.name.clone())).collect::<Result<Vec<_>>>()?;
+        for name in &key {
+            if self.column(name)?.nullable {
+                self.push(TableChange::SetNullable { name: name.clone(), nullable: false })?;
+            }
+        }
+        if key == self.schema.key { Ok(()) } else { self.push(TableChange::ChangeKey { key }) }
+    }
+}
+
+/// The type of a column as its source type says.
+fn type_of(column: &Column) -> Result<MysqlType> {
+    MysqlType::parse(&column.source_type).map_err(|e| e.with("column", &column.name))
+}
+
+fn charset(of: &MysqlType) -> Option<Charset> {
+    match of {
+        MysqlType::Char { charset, .. } | MysqlType::VarChar { charset, .. } | MysqlType::Text { charset, .. } => {
+            Some(*charset)
+        }
+        _ => None,
+    }
+}
+
+/// What rows that are already there get in a new NOT NULL column without a default; `None` where that is a date that
+/// does not exist, or a document.
+fn implicit(of: &MysqlType) -> Option<DefaultValue> {
+    let text = match of {
+        MysqlType::Date | MysqlType::DateTime { .. } | MysqlType::Timestamp { .. } | MysqlType::Json => return None,
+        MysqlType::Decimal { .. } => return Some(Raw::Number("0".into()).of_type(of)),
+        MysqlType::Time { digits: 0 } => "00:00:00".to_string(),
+        MysqlType::Time { digits } => format!("00:00:00.{:0<width$}", "", width = usize::from(*digits)),
+        MysqlType::Enum { members } => members.first().cloned()?,
+        MysqlType::Char { .. }
+        | MysqlType::VarChar { .. }
+        | MysqlType::Text { .. }
+        | MysqlType::Set { .. }
+        | MysqlType::Binary { .. }
+        | MysqlType::VarBinary { .. }
+        | MysqlType::Blob { .. } => String::new(),
+        _ => "0".to_string(),
+    };
+    Some(DefaultValue::Literal(text))
+}
+
+/// Why values that are there cannot be converted exactly as the server did it; `None` when they can be, or when a
+/// target that cannot do it says so itself.
+fn rewritten(old: &MysqlType, new: &MysqlType) -> Option<&'static str> {
+    use MysqlType::*;
+    let timestamp = |t: &MysqlType| matches!(t, Timestamp { .. });
+    let bytes = |t: &MysqlType| matches!(t, Binary { .. } | VarBinary { .. } | Blob { .. });
+    let text = |t: &MysqlType| charset(t).is_some() || matches!(t, Json);
+    let float = |t: &MysqlType| matches!(t, Float | Double);
+    let digits = |t: &MysqlType| match t {
+        DateTime { digits } | Timestamp { digits } | Time { digits } => Some(*digits),
+        _ => None,
+    };
+    match (old, new) {
+        _ if timestamp(old) != timestamp(new) => Some("depends on the time zone of the session that made it"),
+        _ if bytes(old) != bytes(new) => Some("turns bytes into text or text into bytes"),
+        _ if float(old) && !float(new) => Some("prints or rounds floating point numbers"),
+        (Double, Float) => Some("rounds values"),
+        (_, Float | Double) if !float(old) => Some("rounds values"),
+        (Decimal { scale: a, .. }, Decimal { scale: b, .. }) if b < a => Some("rounds values"),
+        (Decimal { .. }, _) if !matches!(new, Decimal { .. }) && !text(new) => Some("rounds values"),
+        (Enum { .. } | Set { .. }, _) if !text(new) && !matches!(new, Enum { .. } | Set { .. }) => {
+            Some("replaces members by their numbers")
+        }
+        (Json, _) | (_, Json) => Some("rewrites documents"),
+        _ => match (charset(old), charset(new), digits(old), digits(new)) {
+            (Some(a), Some(b), ..) if a != b && b != Charset::Utf8mb4 && a != Charset::Ascii => {
+                Some("loses characters that the new character set does not have")
+            }
+            (_, _, Some(a), Some(b)) if b < a => Some("rounds values"),
+            _ => None,
+        },
+    }
+}
