@@ -1,0 +1,142 @@
+//! Schema changes in the log: every clause with rows of the old and the new shape around it, tables that come and go,
+//! and all of it while others write.
+
+use std::time::Duration;
+
+use freshet_tests::compare::{assert_equal, count};
+use freshet_tests::freshet::{Sync, prepare_mark};
+use freshet_tests::quote;
+use freshet_tests::source::Source;
+use freshet_tests::writer::{BUSY_COLUMNS, Writer};
+use mysql_async::prelude::Queryable;
+
+/// Statements on `t`, each followed by an insert and an update.
+const ALTERS: &[&str] = &[
+    "ADD COLUMN last_one INT",
+    "ADD COLUMN first_one VARCHAR(10) DEFAULT 'dflt' FIRST",
+    "ADD COLUMN middle DECIMAL(10,2) NOT NULL DEFAULT 1.50 AFTER id",
+    "ADD COLUMN (p1 INT DEFAULT 7, p2 VARCHAR(5) NOT NULL DEFAULT 'x''y')",
+    "DROP COLUMN p1",
+    "DROP COLUMN p2, ADD COLUMN p2 BIGINT DEFAULT 9",
+    "RENAME COLUMN last_one TO renamed",
+    "CHANGE COLUMN renamed changed BIGINT NULL",
+    "MODIFY COLUMN changed BIGINT AFTER id",
+    "MODIFY note VARCHAR(300)",
+    "MODIFY note TEXT",
+    "ALTER COLUMN first_one SET DEFAULT 'other'",
+    "ALTER COLUMN first_one DROP DEFAULT",
+    "MODIFY middle DECIMAL(20,4) NULL, DROP first_one, ADD COLUMN flag TINYINT(1) NOT NULL DEFAULT 1 FIRST",
+    "COMMENT = 'a table, commented'",
+    "MODIFY flag TINYINT(1) NOT NULL DEFAULT 1 COMMENT 'yes; or no'",
+    "ADD INDEX by_note (note(20))",
+    "DROP INDEX by_note",
+    "ENGINE = InnoDB",
+];
+
+/// Each clause once.
+pub(crate) async fn columns_come_and_go(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("columns").await;
+    prepare_mark(&source, &db).await;
+    source.run(&format!("USE {db};\nCREATE TABLE t (id INT NOT NULL PRIMARY KEY, note VARCHAR(20));\nINSERT INTO t VALUES (1, 'one'), (2, 'two')")).await;
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    let (mut theirs, mut ours) = (source.connect().await, sync.connect().await);
+    for (i, alter) in ALTERS.iter().enumerate() {
+        let id = 10 + i;
+        source
+            .run(&format!(
+                "USE {db};\nINSERT INTO t (id, note) VALUES ({id}, 'before');\nALTER TABLE t {alter};\n\
+            INSERT INTO t (id, note) VALUES ({}, 'behind');\nUPDATE t SET note = '{i}' WHERE id = 1",
+                id + 100
+            ))
+            .await;
+        sync.caught_up(&source, &db).await;
+        println!("compare after {alter}");
+        assert_equal(&mut theirs, &mut ours, &db).await;
+    }
+    // The same once more from the start, and then all at one go while the process is down.
+    source.run(&format!("USE {db};\nCREATE TABLE u (id INT NOT NULL PRIMARY KEY, note VARCHAR(20));\nINSERT INTO u VALUES (1, 'one')")).await;
+    sync.caught_up(&source, &db).await;
+    sync.kill();
+    let mut statements = vec![format!("USE {db}")];
+    for (i, alter) in ALTERS.iter().enumerate() {
+        statements.push(format!("ALTER TABLE u {alter}"));
+        statements.push(format!("INSERT INTO u (id, note) VALUES ({}, 'x')", 10 + i));
+    }
+    source.run(&statements.join(";\n")).await;
+    sync.spawn();
+    sync.caught_up(&source, &db).await;
+    assert_equal(&mut theirs, &mut sync.connect().await, &db).await;
+}
+
+/// CREATE, RENAME, TRUNCATE and DROP TABLE.
+pub(crate) async fn tables_come_and_go(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("tables").await;
+    prepare_mark(&source, &db).await;
+    source
+        .run(&format!(
+            "USE {db};\nCREATE TABLE a (id INT NOT NULL PRIMARY KEY, v TEXT);\nINSERT INTO a VALUES (1, 'x');\n\
+        CREATE TABLE gone (id INT NOT NULL PRIMARY KEY);\nINSERT INTO gone VALUES (1)"
+        ))
+        .await;
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    source
+        .run(&format!(
+            "USE {db};\n\
+        CREATE TABLE b (k VARCHAR(10) NOT NULL, n INT UNSIGNED DEFAULT 3, PRIMARY KEY (k)) COMMENT 'b';\n\
+        INSERT INTO b (k) VALUES ('one'), ('two');\n\
+        CREATE TABLE like_b LIKE b;\nINSERT INTO like_b VALUES ('three', 4);\n\
+        CREATE TABLE IF NOT EXISTS b (z INT);\n\
+        RENAME TABLE a TO a2;\nINSERT INTO a2 VALUES (2, 'y');\n\
+        RENAME TABLE b TO c, a2 TO b;\nINSERT INTO b VALUES (3, 'z');\nINSERT INTO c (k) VALUES ('four');\n\
+        TRUNCATE TABLE like_b;\nINSERT INTO like_b VALUES ('five', 6);\n\
+        TRUNCATE c;\n\
+        DROP TABLE gone;\nDROP TABLE IF EXISTS gone;\n\
+        CREATE TABLE gone (id INT NOT NULL PRIMARY KEY, again INT);\nINSERT INTO gone VALUES (7, 8);\n\
+        ALTER TABLE like_b RENAME TO d"
+        ))
+        .await;
+    sync.caught_up(&source, &db).await;
+    let (mut theirs, mut ours) = (source.connect().await, sync.connect().await);
+    assert_equal(&mut theirs, &mut ours, &db).await;
+    let tables: Vec<String> = ours.query(format!("SHOW TABLES FROM {}", quote(&db))).await.unwrap();
+    assert_eq!(tables, ["b", "c", "d", "gone", "zz_mark"]);
+    assert_eq!((count(&mut ours, &db, "b").await, count(&mut ours, &db, "c").await), (3, 0));
+}
+
+/// DDL on tables that are being written to, as soon as their copies are done.
+pub(crate) async fn while_writers_write(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("busy_ddl").await;
+    prepare_mark(&source, &db).await;
+    let tables: Vec<String> = (0..4).map(|i| format!("t{i}")).collect();
+    for table in &tables {
+        source.run(&format!("CREATE TABLE {db}.{table} {BUSY_COLUMNS}")).await;
+    }
+    let writers: Vec<Writer> =
+        (0..2).map(|seed| Writer::start(&source, &db, &tables, seed, Duration::from_millis(2))).collect();
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    for round in 0..5 {
+        for table in &tables {
+            source.run(&format!("USE {db};\n\
+                ALTER TABLE {table} ADD COLUMN extra{round} INT NOT NULL DEFAULT {round} AFTER id, MODIFY name VARCHAR({});\n\
+                UPDATE {table} SET extra{round} = id WHERE id % 3 = 0", 100 + round)).await;
+            if round > 1 {
+                source.run(&format!("ALTER TABLE {db}.{table} DROP COLUMN extra{}", round - 2)).await;
+            }
+        }
+    }
+    let mut transactions = 0;
+    for writer in writers {
+        transactions += writer.stop().await;
+    }
+    assert!(transactions > 20, "the writers did almost nothing: {transactions}");
+    sync.caught_up(&source, &db).await;
+    assert_equal(&mut source.connect().await, &mut sync.connect().await, &db).await;
+    let verified = sync.command(&["verify", "job", "--json"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+}

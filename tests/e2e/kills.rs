@@ -1,0 +1,105 @@
+//! `kill -9` of Freshet and of the source at random instants: nothing is lost, nothing is there twice.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use freshet_tests::compare::assert_equal;
+use freshet_tests::freshet::{Sync, prepare_mark};
+use freshet_tests::source::Source;
+use freshet_tests::writer::{BUSY_COLUMNS, Writer};
+
+/// A database with tables that are worth copying, each with 2,000 rows.
+async fn busy_database(source: &Source, name: &str, tables: &[String]) -> String {
+    let db = source.database(name).await;
+    prepare_mark(source, &db).await;
+    for table in tables {
+        let row = |id: u32| format!("({id}, 'row {id}', {id}.5, now(6), x'{id:08x}', {id}e3, {})", id % 65536);
+        let rows: Vec<String> = (0..2000).map(row).collect();
+        source
+            .run(&format!(
+                "CREATE TABLE {db}.{table} {BUSY_COLUMNS};\nINSERT INTO {db}.{table} VALUES {}",
+                rows.join(", ")
+            ))
+            .await;
+    }
+    db
+}
+
+fn seeded() -> Rng {
+    let seed = std::env::var("FRESHET_SEED").map_or_else(|_| fastrand::u64(..), |s| s.parse().unwrap());
+    println!("FRESHET_SEED={seed}");
+    Rng::with_seed(seed)
+}
+
+/// 5 kills (`FRESHET_KILLS` for another number), from within the copy on, with a column added on the way.
+pub(crate) async fn freshet_at_random_instants(source: Source) {
+    let kills: u32 = std::env::var("FRESHET_KILLS").map_or(5, |n| n.parse().unwrap());
+    let _turn = source.shared().await;
+    let mut rng = seeded();
+    let tables: Vec<String> = (0..5).map(|i| format!("t{i}")).collect();
+    let db = busy_database(&source, "killed", &tables).await;
+    let writers: Vec<Writer> =
+        (0..2).map(|_| Writer::start(&source, &db, &tables, rng.u64(..), Duration::from_millis(2))).collect();
+    let mut sync = Sync::start(&source, &db);
+    for kill in 0..kills {
+        if kill % 2 == 0 {
+            drop(sync.connect().await);
+        }
+        tokio::time::sleep(Duration::from_millis(rng.u64(20..1500))).await;
+        assert!(sync.runs(), "it ended:\n{}", sync.log());
+        sync.kill();
+        if rng.bool() {
+            let table = &tables[rng.usize(..tables.len())];
+            source.run(&format!("ALTER TABLE {db}.{table} ADD COLUMN k{kill} INT DEFAULT {kill}")).await;
+        }
+        sync.spawn();
+    }
+    for writer in writers {
+        assert!(writer.stop().await > 10);
+    }
+    sync.caught_up(&source, &db).await;
+    assert_equal(&mut source.connect().await, &mut sync.connect().await, &db).await;
+    let verified = sync.command(&["verify", "job", "--json"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+}
+
+/// The source is killed in the copy and in the stream, and comes back. What it had committed but not yet flushed to
+/// its disk survives, because the machine does.
+pub(crate) async fn the_source(source: Source) {
+    let _turn = source.alone().await;
+    let mut rng = seeded();
+    let tables: Vec<String> = (0..5).map(|i| format!("t{i}")).collect();
+    let db = busy_database(&source, "killing", &tables).await;
+    let writer = Writer::start(&source, &db, &tables, rng.u64(..), Duration::from_millis(2));
+    let mut sync = Sync::start(&source, &db);
+    drop(sync.connect().await);
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(rng.u64(100..2000))).await;
+        source.kill();
+        tokio::time::sleep(Duration::from_millis(rng.u64(0..1000))).await;
+        source.start(&[]);
+        source.wait().await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(writer.stop().await > 10);
+    assert!(sync.runs(), "a lost source ended it:\n{}", sync.log());
+    sync.caught_up(&source, &db).await;
+    assert_equal(&mut source.connect().await, &mut sync.connect().await, &db).await;
+}
+
+/// SIGTERM writes what has been read and ends with 0; the next start goes on from there.
+pub(crate) async fn terminate_and_resume(source: Source) {
+    let _turn = source.shared().await;
+    let tables = vec!["t".to_string()];
+    let db = busy_database(&source, "terminated", &tables).await;
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    let writer = Writer::start(&source, &db, &tables, 1, Duration::from_millis(1));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(sync.terminate(), Some(0), "{}", sync.log());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sync.spawn();
+    assert!(writer.stop().await > 10);
+    sync.caught_up(&source, &db).await;
+    assert_equal(&mut source.connect().await, &mut sync.connect().await, &db).await;
+}

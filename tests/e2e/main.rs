@@ -1,0 +1,57 @@
+//! End to end: the real binary against real servers, started by `cargo xtask test`. One test binary, because linking
+//! is what makes many slow. A scenario is a function over a source; `on_both_servers!` makes a test of it for MariaDB
+//! and one for MySQL, named `mariadb::NAME` and `mysql::NAME`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // scenarios are test code, though not marked as such
+
+use freshet_tests::source::{Flavour, Source};
+
+mod bad_input;
+mod ddl;
+mod harness;
+mod keys;
+mod kills;
+mod scale;
+mod types;
+
+macro_rules! on_both_servers {
+    ($($room:ident :: $scenario:ident),* $(,)?) => {
+        on_both_servers!(mod mariadb, MariaDb, $($room::$scenario),*);
+        on_both_servers!(mod mysql, MySql, $($room::$scenario),*);
+    };
+    (mod $module:ident, $flavour:ident, $($room:ident :: $scenario:ident),*) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $scenario() {
+                let test = concat!(stringify!($module), "::", stringify!($scenario));
+                if let Some(source) = super::Source::find_or_skip(super::Flavour::$flavour, test) {
+                    super::$room::$scenario(source).await;
+                }
+            })*
+        }
+    };
+}
+
+on_both_servers! {
+    types::every_type,
+    types::random_values,
+    keys::composite_and_text_keys,
+    keys::odd_names,
+    ddl::columns_come_and_go,
+    ddl::tables_come_and_go,
+    ddl::while_writers_write,
+    scale::fifty_tables,
+    scale::one_large_table,
+    kills::freshet_at_random_instants,
+    kills::the_source,
+    kills::terminate_and_resume,
+    bad_input::wrong_password,
+    bad_input::no_grant,
+    bad_input::binlog_off,
+    bad_input::statement_format,
+    bad_input::unknown_table,
+    bad_input::port_in_use,
+    bad_input::second_process,
+    bad_input::flipped_bytes,
+    bad_input::disk_full,
+}

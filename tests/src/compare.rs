@@ -1,0 +1,230 @@
+//! Compares tables of source and target, sharing no code with the product: both sides are read with another client
+//! library as the text that the servers send, and brought to one form by column type here.
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row, Value};
+
+use crate::quote;
+
+/// A column of the source.
+#[derive(Debug, Clone)]
+struct Column {
+    name: String,
+    data_type: String,
+    column_type: String,
+    key: bool,
+}
+
+/// Panics unless all base tables of the source's database are in the target's, with equal columns and equal rows.
+pub async fn assert_equal(source: &mut Conn, target: &mut Conn, database: &str) {
+    let tables: Vec<String> = source
+        .exec(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_type = 'BASE TABLE'
+             ORDER BY table_name",
+            (database,),
+        )
+        .await
+        .unwrap();
+    assert!(!tables.is_empty(), "{database} has no tables");
+    for table in tables {
+        assert_table(source, target, database, &table).await;
+    }
+}
+
+/// Panics unless this table is equal on both sides; returns its rows.
+pub async fn assert_table(source: &mut Conn, target: &mut Conn, database: &str, table: &str) -> usize {
+    compare_table(source, target, database, table).await.unwrap_or_else(|difference| panic!("{difference}"))
+}
+
+/// The number of rows of a table that is equal on both sides.
+///
+/// # Errors
+/// How it differs: the columns, or the first few rows.
+pub async fn compare_table(
+    source: &mut Conn,
+    target: &mut Conn,
+    database: &str,
+    table: &str,
+) -> Result<usize, String> {
+    let columns = columns(source, database, table).await;
+    let name = format!("{}.{}", quote(database), quote(table));
+    compare_columns(target, &name, &columns).await?;
+
+    let source_sql = format!("SELECT {} FROM {name}", list(&columns, Column::at_source));
+    let target_sql = format!("SELECT {} FROM {name}", list(&columns, |c| quote(&c.name)));
+    let theirs = hashes(source, &source_sql, &columns, Column::from_source).await;
+    let ours = hashes(target, &target_sql, &columns, Column::from_target).await;
+    let differs = |key: &&String| theirs.get(*key) != ours.get(*key);
+    let mut differing: Vec<&String> = theirs.keys().chain(ours.keys()).filter(differs).collect();
+    if differing.is_empty() {
+        return Ok(theirs.len());
+    }
+    differing.sort();
+    differing.dedup();
+    let count = differing.len();
+    differing.truncate(5);
+    let theirs = rows(source, &source_sql, &columns, Column::from_source, &differing).await;
+    let ours = rows(target, &target_sql, &columns, Column::from_target, &differing).await;
+    let shown: Vec<String> = differing.iter().map(|k| show(&columns, k, theirs.get(*k), ours.get(*k))).collect();
+    Err(format!("{name} differs in {count} rows\n{}", shown.join("\n")))
+}
+
+/// Rows of a table on one side.
+pub async fn count(conn: &mut Conn, database: &str, table: &str) -> u64 {
+    let sql = format!("SELECT COUNT(*) FROM {}.{}", quote(database), quote(table));
+    conn.query_first(sql).await.unwrap().unwrap()
+}
+
+async fn columns(source: &mut Conn, database: &str, table: &str) -> Vec<Column> {
+    let rows: Vec<(String, String, String, String)> = source
+        .exec(
+            "SELECT column_name, data_type, column_type, column_key FROM information_schema.columns
+             WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
+            (database, table),
+        )
+        .await
+        .unwrap();
+    rows.into_iter()
+        .map(|(name, data_type, column_type, key)| Column { name, data_type, column_type, key: key == "PRI" })
+        .collect()
+}
+
+async fn compare_columns(target: &mut Conn, name: &str, columns: &[Column]) -> Result<(), String> {
+    let result = target.query_iter(format!("SELECT * FROM {name} LIMIT 0")).await;
+    let result = result.map_err(|e| format!("{name} cannot be read from the target: {e}"))?;
+    let ours: Vec<String> = result.columns_ref().iter().map(|c| c.name_str().into_owned()).collect();
+    result.drop_result().await.unwrap();
+    // The target puts the key's columns first; the others keep their order.
+    let (keys, others): (Vec<&Column>, Vec<&Column>) = columns.iter().partition(|c| c.key);
+    let in_order: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
+    let keys_first: Vec<&str> = keys.iter().chain(&others).map(|c| c.name.as_str()).collect();
+    let plain = |names: &[&str]| ours.iter().map(String::as_str).eq(names.iter().copied());
+    if plain(&in_order) || plain(&keys_first) {
+        return Ok(());
+    }
+    Err(format!("{name} has columns {ours:?} in place of {in_order:?}"))
+}
+
+fn list(columns: &[Column], expression: impl Fn(&Column) -> String) -> String {
+    columns.iter().map(expression).collect::<Vec<_>>().join(", ")
+}
+
+type Convert = fn(&Column, Value) -> Option<String>;
+
+/// A hash of each row, by the text of its key (of the whole row, where there is no key).
+async fn hashes(conn: &mut Conn, sql: &str, columns: &[Column], convert: Convert) -> HashMap<String, u64> {
+    let mut all = HashMap::new();
+    let mut result = conn.query_iter(sql).await.unwrap_or_else(|e| panic!("{e}\nin: {sql}"));
+    while let Some(row) = result.next().await.unwrap() {
+        let (key, row) = texts(row, columns, convert);
+        let mut hasher = DefaultHasher::new();
+        row.hash(&mut hasher);
+        let twice = all.insert(key, hasher.finish());
+        assert!(twice.is_none(), "a key is there twice: {row:?}");
+    }
+    all
+}
+
+/// The rows with these keys.
+async fn rows(
+    conn: &mut Conn,
+    sql: &str,
+    columns: &[Column],
+    convert: Convert,
+    wanted: &[&String],
+) -> HashMap<String, Vec<Option<String>>> {
+    let mut found = HashMap::new();
+    let mut result = conn.query_iter(sql).await.unwrap();
+    while let Some(row) = result.next().await.unwrap() {
+        let (key, row) = texts(row, columns, convert);
+        if wanted.contains(&&key) {
+            found.insert(key, row);
+        }
+    }
+    found
+}
+
+fn texts(row: Row, columns: &[Column], convert: Convert) -> (String, Vec<Option<String>>) {
+    let texts: Vec<Option<String>> = columns.iter().zip(row.unwrap()).map(|(c, v)| convert(c, v)).collect();
+    let keyed = columns.iter().any(|c| c.key);
+    let key = columns.iter().zip(&texts).filter(|(c, _)| c.key || !keyed).map(|(_, t)| t.clone().unwrap_or_default());
+    (key.collect::<Vec<_>>().join("\u{1}"), texts)
+}
+
+type Texts = Vec<Option<String>>;
+
+fn show(columns: &[Column], key: &str, theirs: Option<&Texts>, ours: Option<&Texts>) -> String {
+    let key = key.replace('\u{1}', ", ");
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) => {
+            let cells = columns.iter().zip(theirs.iter().zip(ours)).filter(|(_, (t, o))| t != o);
+            let cells: Vec<String> = cells
+                .map(|(c, (t, o))| format!("    {} {}: source {t:?}, target {o:?}", c.name, c.column_type))
+                .collect();
+            format!("  ({key})\n{}", cells.join("\n"))
+        }
+        (Some(_), None) => format!("  ({key}) is missing in the target"),
+        _ => format!("  ({key}) is in the target only"),
+    }
+}
+
+impl Column {
+    /// The expression that makes the source send a value exactly: FLOAT is shown with 6 digits, YEAR with 4, BIT as
+    /// bytes.
+    fn at_source(&self) -> String {
+        let name = quote(&self.name);
+        match self.data_type.as_str() {
+            "float" => format!("{name} + 0e0"),
+            "bit" | "year" => format!("{name} + 0"),
+            _ => name,
+        }
+    }
+
+    fn from_source(&self, value: Value) -> Option<String> {
+        let bytes = bytes(value)?;
+        Some(match self.data_type.as_str() {
+            "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => hex(&bytes),
+            // What the server sends as a double is the float exactly.
+            "float" => format!("{:e}", number(&bytes) as f32),
+            "double" => format!("{:e}", number(&bytes)),
+            _ => text(bytes),
+        })
+    }
+
+    fn from_target(&self, value: Value) -> Option<String> {
+        let bytes = bytes(value)?;
+        Some(match self.data_type.as_str() {
+            "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => hex(&bytes),
+            "float" => format!("{:e}", number(&bytes) as f32),
+            "double" => format!("{:e}", number(&bytes)),
+            "timestamp" => text(bytes).trim_end_matches("+00:00").to_string(),
+            _ => text(bytes),
+        })
+    }
+}
+
+/// What the text protocol sent; `None`: NULL.
+fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::NULL => None,
+        Value::Bytes(bytes) => Some(bytes),
+        other => panic!("{other:?} in the text protocol"),
+    }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("text in UTF-8")
+}
+
+fn number(bytes: &[u8]) -> f64 {
+    let text = std::str::from_utf8(bytes).unwrap();
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02X}")).collect()
+}
