@@ -44,20 +44,15 @@ pub async fn assert_table(source: &mut Conn, target: &mut Conn, database: &str, 
 ///
 /// # Errors
 /// How it differs: the columns, or the first few rows.
-pub async fn compare_table(
-    source: &mut Conn,
-    target: &mut Conn,
-    database: &str,
-    table: &str,
-) -> Result<usize, String> {
+pub async fn compare_table(source: &mut Conn, target: &mut Conn, database: &str, table: &str) -> Result<usize, String> {
     let columns = columns(source, database, table).await;
     let name = format!("{}.{}", quote(database), quote(table));
     compare_columns(target, &name, &columns).await?;
 
     let source_sql = format!("SELECT {} FROM {name}", list(&columns, Column::at_source));
     let target_sql = format!("SELECT {} FROM {name}", list(&columns, |c| quote(&c.name)));
-    let theirs = hashes(source, &source_sql, &columns, Column::from_source).await;
-    let ours = hashes(target, &target_sql, &columns, Column::from_target).await;
+    let theirs = hashes(source, &source_sql, &columns, Column::source_text).await;
+    let ours = hashes(target, &target_sql, &columns, Column::target_text).await;
     let differs = |key: &&String| theirs.get(*key) != ours.get(*key);
     let mut differing: Vec<&String> = theirs.keys().chain(ours.keys()).filter(differs).collect();
     if differing.is_empty() {
@@ -67,8 +62,8 @@ pub async fn compare_table(
     differing.dedup();
     let count = differing.len();
     differing.truncate(5);
-    let theirs = rows(source, &source_sql, &columns, Column::from_source, &differing).await;
-    let ours = rows(target, &target_sql, &columns, Column::from_target, &differing).await;
+    let theirs = rows(source, &source_sql, &columns, Column::source_text, &differing).await;
+    let ours = rows(target, &target_sql, &columns, Column::target_text, &differing).await;
     let shown: Vec<String> = differing.iter().map(|k| show(&columns, k, theirs.get(*k), ours.get(*k))).collect();
     Err(format!("{name} differs in {count} rows\n{}", shown.join("\n")))
 }
@@ -184,7 +179,7 @@ impl Column {
         }
     }
 
-    fn from_source(&self, value: Value) -> Option<String> {
+    fn source_text(&self, value: Value) -> Option<String> {
         let bytes = bytes(value)?;
         Some(match self.data_type.as_str() {
             "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => hex(&bytes),
@@ -195,7 +190,7 @@ impl Column {
         })
     }
 
-    fn from_target(&self, value: Value) -> Option<String> {
+    fn target_text(&self, value: Value) -> Option<String> {
         let bytes = bytes(value)?;
         Some(match self.data_type.as_str() {
             "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => hex(&bytes),

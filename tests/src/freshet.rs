@@ -137,6 +137,7 @@ impl Sync {
             std::thread::sleep(Duration::from_millis(20));
         }
         child.kill().unwrap();
+        child.wait().unwrap();
         panic!("SIGTERM did not end it within 30 s:\n{}", self.log());
     }
 

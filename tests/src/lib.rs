@@ -1,5 +1,5 @@
 //! What end-to-end tests and benchmarks share: the database servers that `cargo xtask` started ([`source`]), the real
-//! binary as a process ([`freshet`]), writers that keep a source busy ([`writer`]), and a comparison of source and
+//! binary as a process ([`freshet`]), what a process takes ([`usage`]), writers that keep a source busy ([`writer`]), and a comparison of source and
 //! target that shares no code with the product ([`compare`]). Everything here panics when something goes wrong: that
 //! is how a test fails.
 
@@ -8,6 +8,7 @@
 pub mod compare;
 pub mod freshet;
 pub mod source;
+pub mod usage;
 pub mod writer;
 
 /// A connection of the MySQL protocol.

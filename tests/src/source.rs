@@ -2,6 +2,7 @@
 //! says that it is skipped.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -28,7 +29,7 @@ pub struct Source {
     pub flavour: Flavour,
     /// `mysql://root:password@127.0.0.1:port/`.
     pub url: String,
-    ctl: String,
+    ctl: PathBuf,
 }
 
 /// Holds off tests that need the server for themselves, or all others.
@@ -42,12 +43,22 @@ pub enum Turn {
 impl Source {
     /// The server, if this run has one.
     pub fn find(flavour: Flavour) -> Option<Source> {
-        let name = match flavour {
-            Flavour::MariaDb => "FRESHET_TEST_MARIADB",
-            Flavour::MySql => "FRESHET_TEST_MYSQL",
-        };
-        let url = std::env::var(name).ok()?;
-        Some(Source { flavour, url, ctl: std::env::var(format!("{name}_CTL")).unwrap_or_default() })
+        match flavour {
+            Flavour::MariaDb => Source::named(flavour, "MARIADB"),
+            Flavour::MySql => Source::named(flavour, "MYSQL"),
+        }
+    }
+
+    /// The server that the variable `FRESHET_TEST_NAME` is about.
+    pub fn named(flavour: Flavour, name: &str) -> Option<Source> {
+        let url = std::env::var(format!("FRESHET_TEST_{name}")).ok()?;
+        let ctl = std::env::var(format!("FRESHET_TEST_{name}_CTL")).unwrap_or_default();
+        Some(Source { flavour, url, ctl: ctl.into() })
+    }
+
+    /// Process id of the server, while it runs.
+    pub fn pid(&self) -> u32 {
+        std::fs::read_to_string(self.ctl.with_file_name("pid")).unwrap().trim().parse().unwrap()
     }
 
     /// The server for a test, or a line that says that the test is skipped.
@@ -82,7 +93,7 @@ impl Source {
 
     fn control(&self, args: &[&str]) {
         let out = Command::new(&self.ctl).args(args).output().unwrap();
-        assert!(out.status.success(), "{} {args:?}: {}", self.ctl, String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success(), "{} {args:?}: {}", self.ctl.display(), String::from_utf8_lossy(&out.stderr));
     }
 
     /// A connection in UTC.

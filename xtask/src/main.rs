@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod docs;
 mod run;
 mod servers;
@@ -33,6 +34,8 @@ enum Task {
     Test(test::Options),
     /// Run the engine's simulation
     Sim(sim::Options),
+    /// Measure speed and memory beside peers, print the table
+    Bench(bench::Options),
     /// Check that the documentation names only what exists
     Docs,
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Servers(options) => servers::serve(&options),
         Task::Test(options) => test::test(&options),
         Task::Sim(options) => sim::sim(&options),
+        Task::Bench(options) => bench::bench(&options),
         Task::Docs => docs::docs(),
     };
     match done {

@@ -11,10 +11,11 @@ mod mysql;
 mod run_dir;
 mod server;
 
-pub(crate) use server::{Server, Size};
+pub(crate) use server::Size;
 
 use crate::Result;
 use run_dir::RunDir;
+use server::Server;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -86,21 +87,20 @@ impl Servers {
         Ok(all)
     }
 
-    /// Starts one more, for example a replica.
+    /// Starts a second MariaDB, named `replica`.
     ///
     /// # Errors
     /// When it does not start.
-    pub(crate) fn add(&mut self, installed: &Installed, name: &str, size: Size, extra: &[&str]) -> Result<&Server> {
+    pub(crate) fn add_replica(&mut self, size: Size, extra: &[&str]) -> Result<()> {
+        self.add(&mariadb::install()?, "replica", size, extra).map(drop)
+    }
+
+    fn add(&mut self, installed: &Installed, name: &str, size: Size, extra: &[&str]) -> Result<&Server> {
         let server_id = 1000 + self.servers.len() as u32;
         let server = Server::start(installed, self.run_dir.path(), name, server_id, size, extra)
             .map_err(|why| format!("{} does not start: {why}", installed.title))?;
         self.servers.push(server);
         Ok(&self.servers[self.servers.len() - 1])
-    }
-
-    /// The server of this name.
-    pub(crate) fn get(&self, name: &str) -> Option<&Server> {
-        self.servers.iter().find(|s| s.name == name)
     }
 
     /// The variables by which tests find the servers: `FRESHET_TEST_NAME` with the URL, `FRESHET_TEST_NAME_CTL`.

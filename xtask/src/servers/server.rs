@@ -67,8 +67,7 @@ pub(crate) struct Server {
     pub(crate) title: String,
     /// Port of 127.0.0.1.
     pub(crate) port: u16,
-    /// Password of `root`.
-    pub(crate) password: String,
+    password: String,
     dir: PathBuf,
     stop: Arc<AtomicBool>,
     watcher: Option<JoinHandle<()>>,
@@ -127,20 +126,6 @@ impl Server {
     /// The script with which tests kill and start it.
     pub(crate) fn ctl(&self) -> PathBuf {
         self.dir.join("ctl")
-    }
-
-    /// A `mariadb` client for it.
-    pub(crate) fn client(&self) -> Command {
-        let mut command = Command::new("mariadb");
-        command.args([
-            "--no-defaults",
-            "--host=127.0.0.1",
-            "--protocol=tcp",
-            "--user=root",
-            "--ssl-verify-server-cert=0",
-        ]);
-        command.arg(format!("--port={}", self.port)).env("MYSQL_PWD", &self.password);
-        command
     }
 
     fn wait(&self) -> Result<()> {

@@ -1,0 +1,90 @@
+//! The first copy of two tables, beside the command line client that reads the same table to nowhere.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use freshet_tests::freshet::{Sync, prepare_mark};
+use freshet_tests::source::Source;
+use freshet_tests::usage::usage;
+use mysql_async::Opts;
+use mysql_async::prelude::Queryable;
+
+use crate::Scale;
+use crate::report::Report;
+
+/// How often each side is measured; the fastest counts.
+const RUNS: usize = 3;
+
+pub(crate) async fn measure(source: &Source, scale: Scale, report: &mut Report) {
+    println!("copy");
+    let (rows, orders) = (scale.rows, scale.rows / 2);
+    let sbtest = format!(
+        "SELECT seq, (seq * 7919) % {rows}, LEFT(SHA2(seq, 512), 119), LEFT(SHA2(seq + {rows}, 256), 59) \
+         FROM seq_1_to_{rows}"
+    );
+    let mixed = format!(
+        "SELECT seq, seq % 50021, ELT(seq % 4 + 1, 'new', 'paid', 'shipped', 'returned'), seq * 1.07, \
+        seq / 3, IF(seq % 9 = 0, NULL, CONCAT('note on order ', seq)), '2020-01-01' + INTERVAL seq * 37 SECOND, \
+        '2020-01-01' + INTERVAL seq * 37001 MICROSECOND, seq % 2, CONCAT('{{\"items\": ', seq % 7, '}}'), UNHEX(MD5(seq)), \
+        seq % 127 FROM seq_1_to_{orders}"
+    );
+    for (table, count, columns, select) in [
+        (
+            "sbtest1",
+            rows,
+            "id INT NOT NULL PRIMARY KEY, k INT NOT NULL, c CHAR(120) NOT NULL, pad CHAR(60) NOT NULL",
+            sbtest,
+        ),
+        (
+            "orders",
+            orders,
+            "id BIGINT NOT NULL PRIMARY KEY, customer INT UNSIGNED NOT NULL, state ENUM('new','paid','shipped','returned'), \
+             total DECIMAL(14,2), weight DOUBLE, note VARCHAR(100), placed DATETIME NOT NULL, changed TIMESTAMP(6) NULL, \
+             gift TINYINT(1) NOT NULL, extra JSON, digest BINARY(16), rating TINYINT UNSIGNED",
+            mixed,
+        ),
+    ] {
+        let db = source.database("bench_copy").await;
+        prepare_mark(source, &db).await;
+        source.run(&format!("DROP DATABASE {db}")).await;
+    }
+}
+
+/// From the start of the process until all rows are visible and the stream is level.
+async fn copy_once(source: &Source, db: &str, table: &str, rows: u64) -> (f64, freshet_tests::usage::Usage) {
+    let start = Instant::now();
+    let mut sync = Sync::start(source, db);
+    sync.caught_up(source, db).await;
+    let mut conn = sync.connect().await;
+    loop {
+        let n: Option<u64> = conn.query_first(format!("SELECT COUNT(*) FROM {db}.{table}")).await.unwrap();
+        if n == Some(rows) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    (start.elapsed().as_secs_f64(), usage(sync.pid()))
+}
+
+/// Time of `mariadb --quick -N -B -e SQL > /dev/null`; with `count` also the bytes that it prints.
+fn read_with_client(source: &Source, sql: &str, count: bool) -> (Duration, u64) {
+    let opts = Opts::from_url(&source.url).unwrap();
+    let start = Instant::now();
+    let mut child = Command::new("mariadb")
+        .args(["--no-defaults", "--host=127.0.0.1", "--user=root", "--quick", "-N", "-B", "-e", sql])
+        .arg(format!("--port={}", opts.tcp_port()))
+        .env("MYSQL_PWD", opts.pass().unwrap_or_default())
+        .stdout(if count { Stdio::piped() } else { Stdio::null() })
+        .spawn()
+        .unwrap();
+    let mut bytes = 0;
+    if let Some(mut out) = child.stdout.take() {
+        let mut buffer = vec![0; 1 << 20];
+        while let Ok(n @ 1..) = out.read(&mut buffer) {
+            bytes += n as u64;
+        }
+    }
+    assert!(child.wait().unwrap().success());
+    (start.elapsed(), bytes)
+}
