@@ -7,6 +7,7 @@
 use freshet_tests::source::{Flavour, Source};
 
 mod bad_input;
+mod clients;
 mod ddl;
 mod harness;
 mod keys;
@@ -42,6 +43,9 @@ on_both_servers! {
     ddl::while_writers_write,
     scale::fifty_tables,
     scale::one_large_table,
+    clients::mariadb_command_line,
+    clients::prepared_statements,
+    clients::large_values,
     kills::freshet_at_random_instants,
     kills::the_source,
     kills::terminate_and_resume,
