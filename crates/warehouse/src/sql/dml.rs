@@ -1,0 +1,299 @@
+//! `INSERT`, `DELETE` and `UPDATE`: the rows they are about are found by a query, and written as one commit of the
+//! warehouse, as a sink would write them.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int8Array, RecordBatch, StringArray, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::datatypes::{DataType as Arrow, Schema};
+use datafusion::sql::sqlparser::ast::{
+    self, AssignmentTarget, Expr, FromTable, Ident, ObjectName, Query, SelectItem, SetExpr, Statement, TableFactor,
+    TableObject, TableWithJoins,
+};
+use freshet_core::batch::{ChangeBatch, OP_DELETE, OP_UPSERT};
+use freshet_core::{Column, DefaultValue, Error, Result, TableName, TableSchema, text};
+use futures::StreamExt;
+
+use super::query::parse;
+use super::rewrite::parts;
+use super::{Outcome, Session, find_table, information_schema};
+use crate::catalog::{Model, Table, TableColumn};
+use crate::{Snapshot, TableWrite};
+
+impl Session {
+    /// `INSERT`, `REPLACE`, `DELETE`, `UPDATE`.
+    ///
+    /// # Errors
+    /// Syntax errors, unknown tables and columns, values that do not fit their column.
+    pub(crate) async fn change(&mut self, sql: &str) -> Result<Outcome> {
+        let statement = parse(sql)?;
+        // One statement at a time: what it reads is what it changes.
+        let _turn = self.sql.writing.lock().await;
+        let snapshot = self.sql.warehouse.snapshot();
+        let (table, rows, ops) = match statement {
+            Statement::Insert(insert) => {
+                let (table, rows) = Box::pin(self.insert(insert, &snapshot)).await?;
+                (table, rows, OP_UPSERT)
+            }
+            Statement::Delete(delete) => {
+                let (table, rows) = Box::pin(self.delete(delete, &snapshot)).await?;
+                (table, rows, OP_DELETE)
+            }
+            Statement::Update(update) => {
+                let (table, rows) = Box::pin(self.update(update, &snapshot)).await?;
+                (table, rows, OP_UPSERT)
+            }
+            _ => return Err(Error::unsupported("this statement")),
+        };
+        let affected = rows.num_rows() as u64;
+        if affected > 0 {
+            let schema = Arc::new(table_schema(&table));
+            let ops = Int8Array::from(vec![ops; rows.num_rows()]);
+            let changes = ChangeBatch::new(schema, rows.columns().to_vec(), ops)?;
+            self.sql.warehouse.commit(vec![TableWrite { table: table.name.clone(), rows: changes }]).await?;
+        }
+        Ok(Outcome::Done { affected, info: String::new() })
+    }
+
+    fn target(&self, name: &ObjectName, snapshot: &Snapshot) -> Result<Arc<Table>> {
+        let name = match parts(name).as_slice() {
+            [.., database, table] => TableName::new(database, table),
+            [table] => TableName::new(self.need_database()?, table),
+            [] => return Err(Error::config("a table is missing").with("near", "the name")),
+        };
+        if information_schema::is_database(&name.database) {
+            return Err(Error::unsupported(format!("{name} can only be read")));
+        }
+        Ok(Arc::clone(&find_table(snapshot, &name)?.table))
+    }
+
+    async fn insert(&self, insert: ast::Insert, snapshot: &Arc<Snapshot>) -> Result<(Arc<Table>, RecordBatch)> {
+        let TableObject::TableName(name) = &insert.table else {
+            return Err(Error::unsupported("INSERT into something that is no table"));
+        };
+        let table = self.target(name, snapshot)?;
+        if insert.overwrite || insert.on.is_some() || insert.partitioned.is_some() {
+            return Err(Error::unsupported("INSERT OVERWRITE, ON DUPLICATE KEY and PARTITION")
+                .hint("an INSERT into a Unique Key table replaces rows with the same key"));
+        }
+        let columns = match insert.columns.as_slice() {
+            [] => (0..table.columns.len()).collect(),
+            names => names
+                .iter()
+                .map(|n| column_index(&table, parts(n).last().map_or("", String::as_str)))
+                .collect::<Result<Vec<_>>>()?,
+        };
+        let mut source = insert.source.ok_or_else(|| Error::unsupported("INSERT without VALUES or SELECT"))?;
+        for_defaults(&mut source, &table, &columns)?;
+        let batch = Box::pin(self.rows(Statement::Query(source), snapshot)).await?;
+        if batch.num_columns() != columns.len() {
+            return Err(Error::config(format!(
+                "{} columns are to be filled, but there are {} values a row",
+                columns.len(),
+                batch.num_columns()
+            ))
+            .with("near", "VALUES"));
+        }
+        let mut arrays = Vec::with_capacity(table.columns.len());
+        for (i, column) in table.columns.iter().enumerate() {
+            let array = match columns.iter().position(|c| *c == i) {
+                Some(at) => fit(batch.column(at), column)?,
+                None => default_array(column, batch.num_rows())?,
+            };
+            arrays.push(checked(array, column)?);
+        }
+        Ok((Arc::clone(&table), rows_of(&table, arrays)?))
+    }
+
+    async fn delete(&self, delete: ast::Delete, snapshot: &Arc<Snapshot>) -> Result<(Arc<Table>, RecordBatch)> {
+        let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = delete.from;
+        if !delete.order_by.is_empty() || delete.limit.is_some() || delete.using.is_some() {
+            return Err(Error::unsupported("DELETE with ORDER BY, LIMIT or USING"));
+        }
+        let table = self.one_table(&from, snapshot)?;
+        let everything = table.columns.iter().map(|c| SelectItem::UnnamedExpr(identifier(&c.name))).collect();
+        let batch = Box::pin(self.rows(select(everything, from, delete.selection)?, snapshot)).await?;
+        let arrays = table.columns.iter().zip(batch.columns()).map(|(c, a)| fit(a, c)).collect::<Result<Vec<_>>>()?;
+        Ok((Arc::clone(&table), rows_of(&table, arrays)?))
+    }
+
+    async fn update(&self, update: ast::Update, snapshot: &Arc<Snapshot>) -> Result<(Arc<Table>, RecordBatch)> {
+        if !update.order_by.is_empty() || update.limit.is_some() || update.from.is_some() {
+            return Err(Error::unsupported("UPDATE with FROM, ORDER BY or LIMIT"));
+        }
+        let from = vec![update.table];
+        let table = self.one_table(&from, snapshot)?;
+        if table.model != Model::Unique {
+            return Err(Error::unsupported(format!("{} has no unique key: its rows cannot be updated", table.name))
+                .hint("DELETE the rows and INSERT them again"));
+        }
+        let mut values: Vec<Expr> = table.columns.iter().map(|c| identifier(&c.name)).collect();
+        for assignment in update.assignments {
+            let AssignmentTarget::ColumnName(name) = &assignment.target else {
+                return Err(Error::unsupported("assignments to several columns at once"));
+            };
+            let at = column_index(&table, parts(name).last().map_or("", String::as_str))?;
+            if at < table.key_columns {
+                return Err(Error::unsupported(format!(
+                    "column {} is of the key and cannot be updated",
+                    table.columns[at].name
+                ))
+                .hint("INSERT the row under its new key and DELETE the old one"));
+            }
+            values[at] = assignment.value;
+        }
+        let items = values
+            .into_iter()
+            .enumerate()
+            .map(|(i, expr)| SelectItem::ExprWithAlias { expr, alias: Ident::new(format!("__value_{i}")) });
+        let statement = select(items.collect(), from, update.selection)?;
+        let batch = Box::pin(self.rows(statement, snapshot)).await?;
+        let arrays = table.columns.iter().zip(batch.columns()).map(|(c, a)| checked(fit(a, c)?, c));
+        Ok((Arc::clone(&table), rows_of(&table, arrays.collect::<Result<Vec<_>>>()?)?))
+    }
+
+    fn one_table(&self, from: &[TableWithJoins], snapshot: &Snapshot) -> Result<Arc<Table>> {
+        match from {
+            [TableWithJoins { relation: TableFactor::Table { name, .. }, joins }] if joins.is_empty() => {
+                self.target(name, snapshot)
+            }
+            _ => Err(Error::unsupported("changing several tables in one statement")),
+        }
+    }
+
+    /// All rows of a query as one batch.
+    async fn rows(&self, statement: Statement, snapshot: &Arc<Snapshot>) -> Result<RecordBatch> {
+        let planned = Box::pin(self.plan_statement(statement, Vec::new(), snapshot, Vec::new())).await?;
+        match Box::pin(planned.run()).await? {
+            Outcome::Rows { schema, mut stream } => {
+                let mut batches = Vec::new();
+                while let Some(batch) = stream.next().await {
+                    batches.push(batch?);
+                }
+                concat_batches(&schema, &batches).map_err(|e| Error::internal("cannot join batches").because(e))
+            }
+            Outcome::Done { .. } => Err(Error::internal("a query without rows")),
+        }
+    }
+}
+
+fn column_index(table: &Table, name: &str) -> Result<usize> {
+    table.index_of(name).ok_or_else(|| {
+        let e = Error::not_found(format!("unknown column '{name}'")).with("column", name).with("table", &table.name);
+        match super::nearest(name, table.columns.iter().map(|c| c.name.as_str())) {
+            Some(near) => e.hint(format!("did you mean {near}?")),
+            None => e,
+        }
+    })
+}
+
+fn identifier(name: &str) -> Expr {
+    Expr::Identifier(Ident::with_quote('`', name))
+}
+
+/// `SELECT items FROM from WHERE selection`.
+fn select(items: Vec<SelectItem>, from: Vec<TableWithJoins>, selection: Option<Expr>) -> Result<Statement> {
+    let mut statement = parse("SELECT 1")?;
+    if let Statement::Query(query) = &mut statement
+        && let SetExpr::Select(select) = query.body.as_mut()
+    {
+        select.projection = items;
+        select.from = from;
+        select.selection = selection;
+    }
+    Ok(statement)
+}
+
+/// `DEFAULT` in `VALUES` becomes the column's default.
+fn for_defaults(source: &mut Query, table: &Table, columns: &[usize]) -> Result<()> {
+    let SetExpr::Values(values) = source.body.as_mut() else { return Ok(()) };
+    for row in &mut values.rows {
+        for (value, column) in row.content.iter_mut().zip(columns) {
+            let is_default = matches!(value, Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("DEFAULT"));
+            if !is_default {
+                continue;
+            }
+            let column = &table.columns[*column];
+            *value = match default_text(column)? {
+                Some(text) => Expr::Value(ast::Value::SingleQuotedString(text).into()),
+                None => Expr::Value(ast::Value::Null.into()),
+            };
+        }
+    }
+    Ok(())
+}
+
+/// What a row holds that does not say, as text; `None`: NULL.
+fn default_text(column: &TableColumn) -> Result<Option<String>> {
+    match &column.default {
+        Some(DefaultValue::Literal(literal)) => Ok(Some(literal.clone())),
+        Some(DefaultValue::CurrentTimestamp(digits)) => {
+            let mut out = String::new();
+            let now = super::now_micros();
+            text::date_time(now - now.rem_euclid(10_i64.pow(6 - u32::from(*digits.min(&6)))), *digits, &mut out);
+            Ok(Some(out))
+        }
+        Some(DefaultValue::Expression(e)) => {
+            Err(Error::unsupported(format!("the default {e} of column {}", column.name)))
+        }
+        None => Ok(None),
+    }
+}
+
+fn default_array(column: &TableColumn, rows: usize) -> Result<ArrayRef> {
+    match default_text(column)? {
+        Some(text) => fit(&(Arc::new(StringArray::from(vec![text; rows])) as ArrayRef), column),
+        None => Ok(new_null_array(&column.data_type.to_arrow(), rows)),
+    }
+}
+
+/// Values in the type of their column; a value that does not fit is an error, never NULL.
+fn fit(array: &ArrayRef, column: &TableColumn) -> Result<ArrayRef> {
+    let to = column.data_type.to_arrow();
+    if *array.data_type() == to {
+        return Ok(Arc::clone(array));
+    }
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let wrong = |e| {
+        Error::data(format!("a value does not fit column '{}' of type {}", column.name, column.data_type))
+            .with("value of", &column.name)
+            .because(e)
+    };
+    // A fraction is rounded on its way into a whole number, as MySQL does.
+    let array = match (array.data_type(), &to) {
+        (Arrow::Decimal128(p, s), t) if t.is_integer() && *s > 0 => {
+            cast_with_options(array, &Arrow::Decimal128(*p, 0), &strict).map_err(wrong)?
+        }
+        _ => Arc::clone(array),
+    };
+    cast_with_options(&array, &to, &strict).map_err(wrong)
+}
+
+fn checked(array: ArrayRef, column: &TableColumn) -> Result<ArrayRef> {
+    if !column.nullable && array.null_count() > 0 {
+        return Err(Error::data(format!("column '{}' cannot be NULL", column.name)).with("value of", &column.name));
+    }
+    Ok(array)
+}
+
+fn rows_of(table: &Table, arrays: Vec<ArrayRef>) -> Result<RecordBatch> {
+    let schema = Arc::new(Schema::new(table_schema(table).arrow_fields()));
+    RecordBatch::try_new(schema, arrays).map_err(|e| Error::internal("rows do not fit their table").because(e))
+}
+
+/// The table as writers see it.
+fn table_schema(table: &Table) -> TableSchema {
+    let columns = table.columns.iter().map(|c| Column {
+        name: c.name.clone(),
+        data_type: c.data_type.clone(),
+        nullable: c.nullable,
+        default: c.default.clone(),
+        comment: c.comment.clone(),
+        source_type: String::new(),
+    });
+    let key = match table.model {
+        Model::Unique => table.key().iter().map(|c| c.name.clone()).collect(),
+        Model::Duplicate => Vec::new(),
+    };
+    TableSchema { name: table.name.clone(), columns: columns.collect(), key, comment: table.comment.clone() }
+}

@@ -1,0 +1,270 @@
+//! The warehouse's SQL: sessions that take MySQL's and Doris's statements and answer with Arrow batches. Statements are
+//! dispatched by their first words; data definition and SHOW have parsers of their own, queries go through sqlparser's
+//! MySQL dialect, a rewrite of what MySQL says differently, and DataFusion. One statement sees one version of the data.
+
+pub mod ddl;
+mod dialect;
+mod dml;
+mod error;
+mod functions;
+mod information_schema;
+mod lexer;
+mod listing;
+mod planner;
+mod query;
+mod rewrite;
+mod scan;
+mod session;
+mod set;
+mod show;
+mod types;
+mod variables;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
+use datafusion::prelude::SessionConfig;
+use freshet_core::{Error, Result, TableName};
+use futures::stream::BoxStream;
+
+pub use error::mysql_error;
+pub use session::Session;
+pub use variables::{SERVER_VERSION, VERSION_COMMENT};
+
+use crate::{Snapshot, TableView, Warehouse};
+
+/// Rows of an answer, in batches of its schema.
+pub type RowStream = BoxStream<'static, Result<RecordBatch>>;
+
+/// What a statement answers.
+pub enum Outcome {
+    /// A result set. Where Arrow's type is not enough, the field's metadata holds Doris's under [`TYPE_KEY`].
+    Rows {
+        /// Names and types of the columns.
+        schema: SchemaRef,
+        /// The rows.
+        stream: RowStream,
+    },
+    /// No result set.
+    Done {
+        /// Rows that were changed.
+        affected: u64,
+        /// A word for people, mostly empty.
+        info: String,
+    },
+}
+
+/// Key of a field's metadata: the Doris type of a column in lower case (`json`, `largeint`, `timestamptz(6)`,
+/// `varchar(40)`, …).
+pub const TYPE_KEY: &str = "freshet.type";
+
+/// Jobs as SQL: implemented by the binary over the engine, so that the warehouse does not know it.
+#[async_trait]
+pub trait SystemTables: Send + Sync {
+    /// Names and schemas; they appear in `information_schema`.
+    fn tables(&self) -> Vec<(&'static str, SchemaRef)>;
+
+    /// The rows of one of them now.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    async fn rows(&self, table: &str) -> Result<RecordBatch>;
+
+    /// Executes a job statement.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown job.
+    async fn control(&self, command: JobCommand) -> Result<()>;
+}
+
+/// A job statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobCommand {
+    /// `PAUSE JOB WHERE jobname = '…'`.
+    Pause {
+        /// The job.
+        name: String,
+    },
+    /// `RESUME JOB WHERE jobname = '…'`.
+    Resume {
+        /// The job.
+        name: String,
+    },
+    /// `DROP JOB [IF EXISTS] WHERE jobname = '…'`.
+    Drop {
+        /// The job.
+        name: String,
+        /// No error when there is none.
+        if_exists: bool,
+    },
+}
+
+/// Limits of queries.
+#[derive(Debug, Clone)]
+pub struct SqlOptions {
+    /// Memory that all queries together may hold, in bytes.
+    pub memory: usize,
+    /// Partitions that a query is run in; as a rule the number of cores.
+    pub partitions: usize,
+}
+
+impl Default for SqlOptions {
+    /// 512 MB, and as many partitions as there are cores.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        SqlOptions { memory: 512 << 20, partitions: cores }
+    }
+}
+
+/// The SQL of one warehouse: what its sessions share.
+pub struct Sql {
+    warehouse: Arc<Warehouse>,
+    system: Arc<dyn SystemTables>,
+    options: SqlOptions,
+    state: OnceLock<SessionState>,
+    sessions: AtomicU64,
+    /// Held by a statement that changes rows, so that what it reads is what it changes.
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Sql {
+    /// Over a warehouse. Cheap: DataFusion is set up by the first query.
+    pub fn new(warehouse: Arc<Warehouse>, options: SqlOptions, system: Arc<dyn SystemTables>) -> Arc<Sql> {
+        Arc::new(Sql {
+            warehouse,
+            system,
+            options,
+            state: OnceLock::new(),
+            sessions: AtomicU64::new(0),
+            writing: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// A new session of this user, without a current database.
+    pub fn session(self: &Arc<Self>, user: &str) -> Session {
+        let id = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        Session::new(Arc::clone(self), user, id)
+    }
+
+    /// DataFusion's state for a session in this time zone.
+    fn state(&self, zone: &str) -> SessionState {
+        let mut state = self.state.get_or_init(|| new_state(&self.options)).clone();
+        if zone != "UTC" {
+            state.config_mut().options_mut().execution.time_zone = Some(zone.to_string());
+        }
+        state
+    }
+}
+
+fn new_state(options: &SqlOptions) -> SessionState {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(options.partitions.max(1))
+        .with_information_schema(false)
+        .with_parquet_bloom_filter_pruning(true)
+        .with_parquet_page_index_pruning(true)
+        .with_parquet_pruning(true);
+    let parquet = &mut config.options_mut().execution.parquet;
+    parquet.pushdown_filters = true;
+    parquet.reorder_filters = true;
+    // Segments hold plain strings, and the delta does: no conversions to views between the two.
+    parquet.schema_force_view_types = false;
+    let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory), NonZeroUsize::MIN);
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc().unwrap_or_default();
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_expr_planners(vec![Arc::new(planner::Arithmetic)])
+        .with_default_features()
+        .build();
+    for function in functions::all() {
+        if let Err(e) = state.register_udf(Arc::new(function)) {
+            tracing::error!("cannot register a function: {e}");
+        }
+    }
+    state
+}
+
+/// Microseconds since 1970.
+fn now_micros() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// The table of that name, or what else may have been meant.
+fn find_table<'s>(snapshot: &'s Snapshot, name: &TableName) -> Result<&'s Arc<TableView>> {
+    if let Some(view) = snapshot.table(name) {
+        return Ok(view);
+    }
+    if !snapshot.databases().any(|d| d == name.database) {
+        return Err(unknown_database(snapshot, &name.database));
+    }
+    let e = Error::not_found(format!("table '{name}' does not exist")).with("table", name);
+    let near = nearest(
+        &name.table,
+        snapshot.tables().map(|v| &v.table.name).filter(|t| t.database == name.database).map(|t| t.table.as_str()),
+    );
+    Err(match near {
+        Some(near) => e.hint(format!("did you mean {near}?")),
+        None => e,
+    })
+}
+
+fn unknown_database(snapshot: &Snapshot, name: &str) -> Error {
+    let e = Error::not_found(format!("unknown database '{name}'")).with("database", name);
+    match nearest(name, snapshot.databases()) {
+        Some(near) => e.hint(format!("did you mean {near}?")),
+        None => e,
+    }
+}
+
+/// The candidate that a mistyped name most likely means.
+fn nearest<'c>(name: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+    let allowed = 1 + name.chars().count() / 4;
+    candidates
+        .filter(|c| *c != name)
+        .map(|c| (distance(&name.to_lowercase(), &c.to_lowercase()), c))
+        .filter(|(d, _)| *d <= allowed)
+        .min()
+        .map(|(_, c)| c)
+}
+
+/// Edits (insert, delete, replace, swap of neighbours) between two texts; long ones are cut.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replace = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replace.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistyped_names() {
+        assert_eq!(distance("orders", "odrers"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(nearest("ordesr", ["users", "orders"].into_iter()), Some("orders"));
+        assert_eq!(nearest("xyz", ["users", "orders"].into_iter()), None);
+    }
+}
