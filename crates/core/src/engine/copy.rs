@@ -15,7 +15,7 @@ use crate::engine::job::{End, Job, stopped, with_retries};
 use crate::engine::reader::Task;
 use crate::engine::status::{JobState, Progress};
 use crate::error::{Error, Result, Retry};
-use crate::intent::Writer;
+use crate::intent::{Label, Writer};
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
 use crate::store::{Change, SplitRecord, Store, TableRecord, TableState};
@@ -99,13 +99,9 @@ impl Job {
                         continue;
                     }
                 };
-                splits = cut.into_iter().map(|split| SplitRecord { split, done: None }).collect();
-                let mut change = Change::new();
-                for split in &splits {
-                    change.split(&self.spec.name, name, split);
-                }
-                self.store.commit(change).await?;
+                splits = cut.into_iter().map(|split| SplitRecord { split, done: None, begun: None }).collect();
             }
+            self.begin_attempt(name, &mut splits).await?;
             self.progress.table(name, |t| t.splits = splits.len() as u64);
             let record = self.tables[name].clone();
             work.extend(splits.into_iter().filter(|s| s.done.is_none()).map(|s| Work {
@@ -115,6 +111,23 @@ impl Job {
             }));
         }
         Ok(work)
+    }
+
+    /// A second SELECT sees other rows than the first, so every attempt has labels of its own; and before anything is
+    /// read again, the loads of the attempt before must have landed or be gone.
+    async fn begin_attempt(&mut self, name: &TableName, splits: &mut [SplitRecord]) -> Result<()> {
+        let mut change = Change::new();
+        for split in splits {
+            if let Some(label) = split.begun.take() {
+                self.sink.settle(&label, None).await?;
+            }
+            change.split(&self.spec.name, name, split);
+        }
+        if let Some(record) = self.tables.get_mut(name) {
+            record.attempt += 1;
+            change.table(&self.spec.name, record);
+        }
+        self.store.commit(change).await
     }
 
     fn shared(&self, work: VecDeque<Work>) -> Arc<Shared> {
@@ -177,6 +190,7 @@ impl Shared {
         let (split, part) = (work.split.number.to_string(), number.to_string());
         let label = self.writer.label("copy", &[&table, &attempt, &split, &part]);
         let load = Load { target: work.record.target.clone(), label: label.clone(), rows };
+        self.record(work, None, Some(label.clone())).await?;
         with_retries(
             || self.sink.write(Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy }),
             |e, _| self.progress.job(|s| s.error = Some(e.clone())),
@@ -191,12 +205,15 @@ impl Shared {
     }
 
     async fn done(&self, work: &Work, rows: u64) -> Result<()> {
-        let mut change = Change::new();
-        let record = SplitRecord { split: work.split.clone(), done: Some(rows) };
-        change.split(&self.writer.job, &work.record.name, &record);
-        self.store.commit(change).await?;
+        self.record(work, Some(rows), None).await?;
         self.progress.table(&work.record.name, |t| t.splits_done += 1);
         Ok(())
+    }
+
+    async fn record(&self, work: &Work, done: Option<u64>, begun: Option<Label>) -> Result<()> {
+        let mut change = Change::new();
+        change.split(&self.writer.job, &work.record.name, &SplitRecord { split: work.split.clone(), done, begun });
+        self.store.commit(change).await
     }
 }
 

@@ -174,7 +174,7 @@ impl Job {
                 name: found.name.clone(),
                 lane: MAIN,
                 schema_version: 1,
-                attempt: 1,
+                attempt: 0,
                 rows_estimated: found.rows,
                 state,
             };
@@ -231,12 +231,11 @@ impl Job {
         if self.spec.options.replace {
             changes.insert(0, TableChange::DropTable);
         }
-        let attempt = record.attempt.to_string();
         let mut number = 0;
         for change in changes {
             for statement in self.sink.plan(&record.target, &change, Some(schema))? {
                 let (table, step) = (record.name.to_string(), number.to_string());
-                let label = self.writer.label("create", &[&table, &attempt, &step]);
+                let label = self.writer.label("create", &[&table, &step]);
                 self.sink.apply(&label, &statement).await.map_err(|e| match e.kind {
                     ErrorKind::AlreadyExists => e.hint(format!(
                         "drop it (freshet sql 'DROP TABLE {}'), sync with --replace, or give another \

@@ -135,6 +135,14 @@ impl Job {
             return Ok(Vec::new());
         };
         let after = schema.after(step)?;
+        let mut suspended = suspended;
+        if let TableState::CatchingUp { .. } = record.state
+            && disturbs_a_copy(step)
+        {
+            // The copy may have read the table before the change, behind it, or another table of the same name.
+            plan.failed.insert(plan_name(name, step), changed_while_copied(name));
+            suspended = true;
+        }
         let statements = match suspended && !matches!(step, TableChange::DropTable | TableChange::RenameTable { .. }) {
             true => Vec::new(),
             false => self.plan_at_sink(&record, step, after.as_ref())?,
@@ -181,7 +189,7 @@ impl Job {
             target: target.clone(),
             lane: MAIN,
             schema_version: version,
-            attempt: 1,
+            attempt: 0,
             rows_estimated: None,
             state: TableState::Live,
         };
@@ -192,6 +200,24 @@ impl Job {
         }
         self.sink.plan(&target, &TableChange::CreateTable(schema.clone()), Some(schema))
     }
+}
+
+/// Whether rows that a copy has read while this happened may be of another shape, or of another table.
+fn disturbs_a_copy(step: &TableChange) -> bool {
+    !matches!(
+        step,
+        TableChange::DropTable
+            | TableChange::Truncate
+            | TableChange::SetDefault { .. }
+            | TableChange::SetColumnComment { .. }
+            | TableChange::SetTableComment { .. }
+    )
+}
+
+fn changed_while_copied(table: &TableName) -> Error {
+    Error::schema("the table's definition changed while it was being copied")
+        .with("table", table)
+        .hint("sync this table again in a job of its own: freshet sync SOURCE --tables TABLE --replace")
 }
 
 /// The name under which a failing step's table is suspended: the one behind the step.

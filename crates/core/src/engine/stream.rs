@@ -63,7 +63,9 @@ impl Job {
             lane: MAIN,
         };
         let events = Reader::start(self.source.changes(request).await?);
-        let mut stream = Stream { events, buffer: Buffer::default(), flushing: None, since: None, unstored: None };
+        // The start counts as a position to be stored: tables whose copy it has passed already are live.
+        let unstored = Some(Instant::now());
+        let mut stream = Stream { events, buffer: Buffer::default(), flushing: None, since: None, unstored };
         loop {
             self.start_flush_if_due(&mut stream).await?;
             match self.next(&mut stream).await {
@@ -81,8 +83,9 @@ impl Job {
     /// Waits for the next thing that happens.
     async fn next(&self, stream: &mut Stream) -> Next {
         let mut control = self.control.clone();
-        let due = stream.since.filter(|_| stream.flushing.is_none()).map(|t| t + self.max_age());
-        let store = stream.unstored.filter(|_| stream.flushing.is_none()).map(|t| t + STORE_AFTER);
+        let idle = stream.flushing.is_none() && self.lane.intent.is_none();
+        let due = stream.since.filter(|_| idle).map(|t| t + self.max_age());
+        let store = stream.unstored.filter(|_| idle).map(|t| t + STORE_AFTER);
         let timer = due.into_iter().chain(store).min();
         let Stream { events, buffer, flushing, .. } = stream;
         let options = &self.spec.options;

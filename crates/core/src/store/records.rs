@@ -105,7 +105,7 @@ pub struct TableRecord {
     pub lane: u32,
     /// Version of its schema at the lane's position.
     pub schema_version: u32,
-    /// Which attempt of the copy this is, from 1; part of the copy's labels.
+    /// Attempts of the copy that have begun; part of the copy's labels.
     pub attempt: u32,
     /// The source's estimate of rows when the copy began.
     #[serde(default)]
@@ -122,6 +122,9 @@ pub struct SplitRecord {
     pub split: Split,
     /// The rows that were copied, once all of them are durable in the sink.
     pub done: Option<u64>,
+    /// The load that has begun last: in doubt after a crash, until the sink has been asked.
+    #[serde(default)]
+    pub begun: Option<Label>,
 }
 
 /// A version of a table's schema.
