@@ -45,20 +45,59 @@ pub struct TableDef {
 /// One step of data definition; several are executed as one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ddl {
-    CreateDatabase { name: String, if_not_exists: bool },
-    DropDatabase { name: String, if_exists: bool },
-    CreateTable { table: TableDef, if_not_exists: bool },
-    DropTable { table: TableName, if_exists: bool },
-    Truncate { table: TableName },
+    CreateDatabase {
+        name: String,
+        if_not_exists: bool,
+    },
+    DropDatabase {
+        name: String,
+        if_exists: bool,
+    },
+    CreateTable {
+        table: TableDef,
+        if_not_exists: bool,
+    },
+    DropTable {
+        table: TableName,
+        if_exists: bool,
+    },
+    Truncate {
+        table: TableName,
+    },
     /// Within its database.
-    RenameTable { table: TableName, to: String },
-    SetTableComment { table: TableName, comment: String },
-    AddColumn { table: TableName, column: ColumnDef, position: ColumnPosition },
-    DropColumn { table: TableName, name: String },
-    RenameColumn { table: TableName, from: String, to: String },
+    RenameTable {
+        table: TableName,
+        to: String,
+    },
+    SetTableComment {
+        table: TableName,
+        comment: String,
+    },
+    AddColumn {
+        table: TableName,
+        column: ColumnDef,
+        position: ColumnPosition,
+    },
+    DropColumn {
+        table: TableName,
+        name: String,
+    },
+    RenameColumn {
+        table: TableName,
+        from: String,
+        to: String,
+    },
     /// Type, nullability, default, comment (if not empty) and, if given, the place of the column of that name.
-    ModifyColumn { table: TableName, column: ColumnDef, position: Option<ColumnPosition> },
-    SetColumnComment { table: TableName, name: String, comment: String },
+    ModifyColumn {
+        table: TableName,
+        column: ColumnDef,
+        position: Option<ColumnPosition>,
+    },
+    SetColumnComment {
+        table: TableName,
+        name: String,
+        comment: String,
+    },
 }
 
 /// A column that had another type before: rows that were written then are converted when they are read.
@@ -156,9 +195,10 @@ impl Table {
 
     fn at(&self, name: &str) -> Result<usize> {
         self.index_of(name).ok_or_else(|| {
-            Error::not_found(format!("column {name} does not exist"))
-                .with("table", &self.name)
-                .hint(format!("the columns are {}", self.columns.iter().map(|c| &*c.name).collect::<Vec<_>>().join(", ")))
+            Error::not_found(format!("column {name} does not exist")).with("table", &self.name).hint(format!(
+                "the columns are {}",
+                self.columns.iter().map(|c| &*c.name).collect::<Vec<_>>().join(", ")
+            ))
         })
     }
 

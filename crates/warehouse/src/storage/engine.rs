@@ -1,0 +1,465 @@
+//! The whole of the storage engine: opening with recovery, transactions, snapshots, closing.
+
+use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use freshet_core::error::io_error;
+use freshet_core::{Error, ErrorKind, Label, Result};
+use tokio::sync::{mpsc, oneshot};
+
+use super::cache::Cache;
+use super::log;
+use super::maintain::Maintainer;
+use super::manifest::{Labels, Manifest};
+pub use super::prepare::TableWrite;
+use super::prepare::prepare;
+use super::segment::sync_dir;
+use super::version::Snapshot;
+use super::writer::{Command, Done, Recovery, Work};
+use crate::catalog::Ddl;
+
+/// Limits; the defaults suit a small machine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The delta is flushed when it holds this many bytes.
+    pub delta_bytes: usize,
+    /// … or when this many bytes of log would have to be replayed.
+    pub log_bytes: u64,
+    /// Bytes of index pages, bloom filters and Parquet metadata that are kept in memory.
+    pub cache_bytes: usize,
+    /// A write of this many rows to one table becomes a segment at once.
+    pub direct_rows: usize,
+    /// … or of this many bytes.
+    pub direct_bytes: usize,
+    /// Segments of a table beyond which writers are slowed down until compaction has caught up.
+    pub slow_segments: usize,
+    /// Whether flush, checkpoint and compaction run by themselves.
+    pub background: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            delta_bytes: 32 << 20,
+            log_bytes: 48 << 20,
+            cache_bytes: 64 << 20,
+            direct_rows: 50_000,
+            direct_bytes: 16 << 20,
+            slow_segments: 48,
+            background: true,
+        }
+    }
+}
+
+/// What the threads share.
+pub(crate) struct Shared {
+    pub(crate) dir: PathBuf,
+    pub(crate) segment_dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) cache: Arc<Cache>,
+    published: RwLock<Arc<Snapshot>>,
+    labels: Mutex<Labels>,
+    next_segment: AtomicU64,
+    poisoned: Mutex<Option<Error>>,
+    log_bytes: AtomicU64,
+    stopping: AtomicBool,
+    signals: Mutex<Signals>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Signals {
+    flush: bool,
+    compact: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes a version visible, with the labels of its transactions.
+    pub(crate) fn publish(&self, head: Snapshot, labels: impl Iterator<Item = Label>) {
+        {
+            let mut known = lock(&self.labels);
+            labels.for_each(|l| known.insert(&l.0));
+        }
+        let delta: usize = head.views.values().map(|v| v.delta_bytes()).sum();
+        let many = head.views.values().any(|v| v.segments.len() >= 4);
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(head);
+        let full = delta >= self.options.delta_bytes;
+        if full || many {
+            let mut signals = lock(&self.signals);
+            signals.flush |= full;
+            signals.compact |= many;
+            self.changed.notify_all();
+        }
+    }
+
+    pub(crate) fn note_log_bytes(&self, bytes: u64) {
+        self.log_bytes.store(bytes, Ordering::Relaxed);
+        if bytes >= self.options.log_bytes {
+            lock(&self.signals).flush = true;
+            self.changed.notify_all();
+        }
+    }
+
+    pub(crate) fn wake_compaction(&self) {
+        lock(&self.signals).compact = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a flush is due; false when the warehouse closes.
+    pub(crate) fn wait_for_flush(&self) -> bool {
+        self.wait(|s| std::mem::take(&mut s.flush))
+    }
+
+    /// Waits until compaction may be due; false when the warehouse closes.
+    pub(crate) fn wait_for_compaction(&self) -> bool {
+        self.wait(|s| std::mem::take(&mut s.compact))
+    }
+
+    fn wait(&self, due: impl Fn(&mut Signals) -> bool) -> bool {
+        let mut signals = lock(&self.signals);
+        loop {
+            if self.stopping.load(Ordering::Acquire) {
+                return false;
+            }
+            if due(&mut signals) {
+                return true;
+            }
+            signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Sleeps unless the warehouse closes.
+    pub(crate) fn pause(&self, time: Duration) {
+        let signals = lock(&self.signals);
+        let stopped = |_: &mut Signals| !self.stopping.load(Ordering::Acquire);
+        drop(self.changed.wait_timeout_while(signals, time, stopped));
+    }
+
+    /// # Errors
+    /// When the warehouse closes.
+    pub(crate) fn check_running(&self) -> Result<()> {
+        if self.stopping.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
+    }
+
+    pub(crate) fn next_segment_id(&self) -> u64 {
+        self.next_segment.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn peek_segment_id(&self) -> u64 {
+        self.next_segment.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn raise_segment_id(&self, least: u64) {
+        self.next_segment.fetch_max(least, Ordering::Relaxed);
+    }
+
+    pub(crate) fn label_known(&self, label: &Label) -> bool {
+        lock(&self.labels).contains(label)
+    }
+
+    pub(crate) fn labels(&self) -> Labels {
+        lock(&self.labels).clone()
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        lock(&self.poisoned).clone()
+    }
+
+    /// No more transactions: what is on disk behind the last durable record is unknown until the next start reads it.
+    pub(crate) fn poison(&self, error: Error) -> Error {
+        let error = error.hint(
+            "the warehouse takes no more writes; mend the cause and start Freshet again, nothing acknowledged is lost",
+        );
+        lock(&self.poisoned).get_or_insert(error.clone());
+        error
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::SinkUnavailable, "the warehouse is closed")
+}
+
+/// The storage engine over one directory. Dropping it ends its threads; [`Warehouse::close`] waits for them.
+pub struct Warehouse {
+    shared: Arc<Shared>,
+    commands: Mutex<Option<mpsc::Sender<Command>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    _lock: File,
+}
+
+impl std::fmt::Debug for Warehouse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Warehouse({})", self.shared.dir.display())
+    }
+}
+
+/// Writers that wait for the background work look again after this time.
+const BACKPRESSURE_PAUSE: Duration = Duration::from_millis(5);
+/// Times that a write is prepared again because its table changed meanwhile.
+const ATTEMPTS: usize = 20;
+
+impl Warehouse {
+    /// Opens the warehouse in `dir` (created if it is not there) as it was after its last durable transaction.
+    ///
+    /// # Errors
+    /// `Config` when another process has it open, `Corrupt` with the file's name when stored bytes fail their checksum,
+    /// `Unsupported` when a newer Freshet wrote it, `Io`.
+    pub async fn open(dir: &Path, options: Options) -> Result<Arc<Warehouse>> {
+        let dir = dir.to_path_buf();
+        blocking(move || Warehouse::open_blocking(&dir, options)).await
+    }
+
+    fn open_blocking(dir: &Path, options: Options) -> Result<Arc<Warehouse>> {
+        let segment_dir = dir.join("segments");
+        std::fs::create_dir_all(&segment_dir).map_err(|e| io_error(&segment_dir, "create the data directory", e))?;
+        let lock = lock_directory(dir)?;
+        let manifest = match Manifest::read(dir)? {
+            Some(manifest) => manifest,
+            None => {
+                let manifest = Manifest::empty();
+                manifest.write(dir)?;
+                sync_dir(dir)?;
+                manifest
+            }
+        };
+        let shared = Arc::new(Shared {
+            dir: dir.to_path_buf(),
+            segment_dir,
+            cache: Arc::new(Cache::new(options.cache_bytes)),
+            options,
+            published: RwLock::default(),
+            labels: Mutex::default(),
+            next_segment: AtomicU64::new(manifest.next_segment),
+            poisoned: Mutex::default(),
+            log_bytes: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            signals: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let (from, next) = (manifest.log_file, manifest.version + 1);
+        let mut recovery = Recovery::new(&shared, manifest);
+        let log = log::replay(dir, from, next, |file, lsn, body| recovery.apply(&shared, file, lsn, body))?;
+        remove_orphans(&shared, &recovery.head)?;
+        *lock_labels(&shared) = std::mem::take(&mut recovery.labels);
+        let log_bytes = log.bytes;
+        let writer = recovery.finish(&shared, log)?;
+        shared.publish(writer.first_version(), std::iter::empty());
+        shared.note_log_bytes(log_bytes);
+        let (commands, queue) = mpsc::channel(1024);
+        let mut threads = vec![spawn("warehouse-writer", move || writer.run(queue))?];
+        if shared.options.background {
+            let maintainer = || Maintainer { shared: Arc::clone(&shared), commands: commands.clone() };
+            let (flush, compact) = (maintainer(), maintainer());
+            threads.push(spawn("warehouse-flush", move || flush.flush_loop())?);
+            threads.push(spawn("warehouse-compaction", move || compact.compact_loop())?);
+        }
+        let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
+        Ok(Arc::new(Warehouse { shared, commands, threads, _lock: lock }))
+    }
+
+    /// One version of everything.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot()
+    }
+
+    /// Whether a transaction of this label is done.
+    pub fn label_state(&self, label: &Label) -> bool {
+        self.shared.label_known(label)
+    }
+
+    /// Data definition, all of it in one transaction; done already under this label means success.
+    ///
+    /// # Errors
+    /// `NotFound`, `AlreadyExists`, `Config`, `Unsupported` for what cannot be done; `Io`.
+    pub async fn ddl(&self, label: Option<&Label>, ddl: Vec<Ddl>) -> Result<()> {
+        let now_micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        self.ask(Work::Ddl { label: label.cloned(), ddl, now_micros }).await.map(|_| ())
+    }
+
+    /// Writes to any number of tables in one transaction; returns when it is durable and visible. Done already under
+    /// this label means success. At most one write per table; within it the last row of a key counts.
+    ///
+    /// # Errors
+    /// `NotFound`, `Schema` or `Data`, naming table and column, when the rows do not fit; `Unsupported` for deletes from
+    /// a Duplicate Key table; `Io`.
+    pub async fn commit(&self, label: Option<Label>, writes: Vec<TableWrite>) -> Result<()> {
+        if label.as_ref().is_some_and(|l| self.shared.label_known(l)) {
+            return Ok(());
+        }
+        self.backpressure(&writes).await?;
+        let mut writes = writes;
+        for _ in 0..ATTEMPTS {
+            let shared = Arc::clone(&self.shared);
+            let (prepared, back) = blocking(move || {
+                let snapshot = shared.snapshot();
+                let prepared = writes.iter().map(|w| match snapshot.table(&w.table) {
+                    Some(view) => prepare(&shared, &view.table, w),
+                    None => Err(Error::not_found(format!("table {} does not exist", w.table)).with("table", &w.table)),
+                });
+                Ok((prepared.collect::<Result<Vec<_>>>()?, writes))
+            })
+            .await?;
+            if self.ask(Work::Commit { label: label.clone(), writes: prepared }).await? == Done::Yes {
+                return Ok(());
+            }
+            writes = back;
+        }
+        Err(Error::new(ErrorKind::SinkUnavailable, "the table's definition changes all the time"))
+    }
+
+    /// Slows a writer down before anything would have to be refused.
+    async fn backpressure(&self, writes: &[TableWrite]) -> Result<()> {
+        if !self.shared.options.background {
+            return Ok(());
+        }
+        let options = &self.shared.options;
+        for round in 0.. {
+            let snapshot = self.snapshot();
+            let segments =
+                writes.iter().filter_map(|w| Some(snapshot.table(&w.table)?.segments.len())).max().unwrap_or(0);
+            let delta: usize = snapshot.tables().map(|v| v.delta_bytes()).sum();
+            let wait = delta > 2 * options.delta_bytes || segments > 4 * options.slow_segments;
+            if segments > options.slow_segments {
+                self.shared.wake_compaction();
+            }
+            let rounds = segments.saturating_sub(options.slow_segments);
+            if !wait && round >= rounds || self.shared.poisoned().is_some() {
+                return Ok(());
+            }
+            self.shared.check_running()?;
+            tokio::time::sleep(BACKPRESSURE_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Writes the delta to segments, compacts what is worth it, and writes a checkpoint, now. Not needed in
+    /// operation: the background does it.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`.
+    pub async fn optimize(&self) -> Result<()> {
+        let maintainer = self.maintainer()?;
+        blocking(move || {
+            maintainer.flush()?;
+            while maintainer.compact_once()? {}
+            maintainer.checkpoint()
+        })
+        .await
+    }
+
+    /// Writes the delta to segments and a checkpoint, now.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`.
+    pub async fn flush(&self) -> Result<()> {
+        let maintainer = self.maintainer()?;
+        blocking(move || maintainer.flush()).await
+    }
+
+    fn maintainer(&self) -> Result<Maintainer> {
+        Ok(Maintainer { shared: Arc::clone(&self.shared), commands: self.sender()? })
+    }
+
+    fn sender(&self) -> Result<mpsc::Sender<Command>> {
+        lock(&self.commands).clone().ok_or_else(closed)
+    }
+
+    async fn ask(&self, work: Work) -> Result<Done> {
+        let (reply, answer) = oneshot::channel();
+        self.sender()?.send(Command { work, reply }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Ends the threads after the transactions that are on their way. What is open afterwards answers with an error.
+    ///
+    /// # Errors
+    /// `Internal` when a thread has died.
+    pub async fn close(&self) -> Result<()> {
+        let threads = self.stop();
+        blocking(move || {
+            let died = threads.into_iter().map(JoinHandle::join).any(|r| r.is_err());
+            if died { Err(Error::internal("a thread of the warehouse has died")) } else { Ok(()) }
+        })
+        .await
+    }
+
+    fn stop(&self) -> Vec<JoinHandle<()>> {
+        self.shared.stopping.store(true, Ordering::Release);
+        lock(&self.commands).take();
+        drop(lock(&self.shared.signals));
+        self.shared.changed.notify_all();
+        std::mem::take(&mut *lock(&self.threads))
+    }
+}
+
+impl Drop for Warehouse {
+    fn drop(&mut self) {
+        for thread in self.stop() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock_labels(shared: &Shared) -> MutexGuard<'_, Labels> {
+    lock(&shared.labels)
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| Error::io("cannot start a thread").because(e))
+}
+
+/// Runs work that may take long or touch the disk off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(Error::internal("a task of the warehouse has died").because(e)),
+    }
+}
+
+fn lock_directory(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let file = File::create(&path).map_err(|e| io_error(&path, "create the lock file", e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::config("another process has this data directory open")
+            .with("path", dir.display())
+            .hint("connect to that process, stop it, or choose another data directory")),
+        Err(TryLockError::Error(e)) => Err(io_error(&path, "lock the data directory", e)),
+    }
+}
+
+/// Checks that every segment's files are there, and removes those that no version names (a kill left them over).
+fn remove_orphans(shared: &Shared, head: &Snapshot) -> Result<()> {
+    let mut missing: HashMap<String, PathBuf> = HashMap::new();
+    for view in head.views.values().flat_map(|v| &v.segments) {
+        for path in [view.segment.data_path(), view.segment.index_path()] {
+            missing.insert(path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), path);
+        }
+    }
+    let dir = &shared.segment_dir;
+    for entry in std::fs::read_dir(dir).map_err(|e| io_error(dir, "list the segments", e))? {
+        let entry = entry.map_err(|e| io_error(dir, "list the segments", e))?;
+        if missing.remove(&*entry.file_name().to_string_lossy()).is_none() {
+            std::fs::remove_file(entry.path()).map_err(|e| io_error(&entry.path(), "remove a left-over file", e))?;
+        }
+    }
+    match missing.into_values().next() {
+        None => Ok(()),
+        Some(path) => Err(Error::corrupt("a segment's file is missing")
+            .with("file", path.display())
+            .hint(super::codec::CORRUPT_HINT)),
+    }
+}

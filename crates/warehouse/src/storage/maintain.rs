@@ -1,0 +1,144 @@
+//! Work in the background, on two threads of its own, so that neither waits for the other: the delta is flushed to
+//! segments and the log cut by a checkpoint; segments are compacted. Both only propose: the writer installs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use freshet_core::Result;
+use tokio::sync::{mpsc, oneshot};
+
+use super::engine::Shared;
+use super::merge::{Input, merge};
+use super::segment::remove_files;
+use super::version::{SegmentView, TableView};
+use super::writer::{Command, Done, Work};
+
+/// Segments of one size class that are merged together.
+const FAN_IN: usize = 6;
+const MAX_FAN_IN: usize = 24;
+/// A segment of this many live rows is no longer merged with others.
+const FULL_ROWS: u64 = 4 << 20;
+/// A merge reads at most this many bytes of files.
+const MERGE_BYTES: u64 = 1 << 30;
+/// From this share of deleted rows on a segment is rewritten on its own, in percent.
+const DEAD_PERCENT: u64 = 30;
+/// After a failure.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// One of the background threads.
+pub(crate) struct Maintainer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+impl Maintainer {
+    /// Flushes whenever the delta or the log is long, until the warehouse is closed.
+    pub(crate) fn flush_loop(self) {
+        while self.shared.wait_for_flush() {
+            if let Err(error) = self.flush() {
+                self.report("flush", &error);
+            }
+        }
+    }
+
+    /// Compacts whenever something has changed, until the warehouse is closed.
+    pub(crate) fn compact_loop(self) {
+        while self.shared.wait_for_compaction() {
+            loop {
+                match self.compact_once() {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        self.report("compaction", &error);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn report(&self, what: &str, error: &freshet_core::Error) {
+        if self.shared.check_running().is_ok() {
+            tracing::warn!(%error, "{what} failed; it will be tried again");
+            self.shared.pause(PAUSE);
+        }
+    }
+
+    fn ask(&self, work: Work) -> Result<Done> {
+        let (reply, answer) = oneshot::channel();
+        let closed = |_| super::engine::closed();
+        self.commands.blocking_send(Command { work, reply }).map_err(|_| super::engine::closed())?;
+        answer.blocking_recv().map_err(closed)?
+    }
+
+    /// Writes all rows of the delta as segments, then a checkpoint.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.ask(Work::Seal)?;
+        let snapshot = self.shared.snapshot();
+        for view in snapshot.tables().filter(|v| !v.layers.is_empty()) {
+            let layers = view.layers.iter().cloned().map(Input::Layer).collect();
+            self.rewrite(view, layers)?;
+        }
+        self.ask(Work::Checkpoint)?;
+        self.shared.wake_compaction();
+        Ok(())
+    }
+
+    /// A checkpoint only.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.ask(Work::Checkpoint).map(|_| ())
+    }
+
+    /// Does the most useful merge; false when there is none.
+    pub(crate) fn compact_once(&self) -> Result<bool> {
+        let snapshot = self.shared.snapshot();
+        for view in snapshot.tables() {
+            if let Some(segments) = choose(view) {
+                self.rewrite(view, segments.into_iter().map(Input::Segment).collect())?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn rewrite(&self, view: &TableView, inputs: Vec<Input>) -> Result<()> {
+        let (segment, moved) = merge(&self.shared, &view.table, &inputs)?;
+        let id = segment.as_ref().map(|s| s.id);
+        let table = view.table.id;
+        // When the table is gone or was truncated meanwhile, so are the rows.
+        if self.ask(Work::Install { table, moved, segment })? == Done::Stale
+            && let Some(id) = id
+        {
+            remove_files(&self.shared.segment_dir, id);
+        }
+        Ok(())
+    }
+}
+
+/// The segments of a table that should become one: mostly dead ones alone, else enough of about the same size.
+fn choose(view: &TableView) -> Option<Vec<SegmentView>> {
+    let dead = |s: &&SegmentView| s.deletes.len() * 100 >= u64::from(s.rows()) * DEAD_PERCENT && s.rows() > 0;
+    let mut classes: BTreeMap<u32, Vec<&SegmentView>> = BTreeMap::new();
+    for s in view.segments.iter().filter(|s| s.live_rows() < FULL_ROWS) {
+        let megabytes = s.segment.meta.data_len >> 20;
+        classes.entry(megabytes.max(1).ilog2() / 2).or_default().push(s);
+    }
+    for (_, mut class) in classes {
+        if class.len() < FAN_IN {
+            continue;
+        }
+        class.sort_by_key(|s| s.live_rows());
+        let (mut rows, mut bytes) = (0, 0);
+        let fits = |s: &&&SegmentView| {
+            rows += s.live_rows();
+            bytes += s.segment.meta.data_len;
+            rows <= FULL_ROWS && bytes <= MERGE_BYTES
+        };
+        let picked: Vec<_> = class.iter().take(MAX_FAN_IN).take_while(fits).map(|s| (*s).clone()).collect();
+        if picked.len() >= 2 {
+            return Some(picked);
+        }
+    }
+    view.segments.iter().find(dead).map(|s| vec![s.clone()])
+}
