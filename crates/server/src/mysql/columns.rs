@@ -72,7 +72,12 @@ impl Column {
         let mut flags = ColumnFlags::empty();
         flags.set(ColumnFlags::NOT_NULL_FLAG, !field.is_nullable());
         flags.set(ColumnFlags::UNSIGNED_FLAG, value_type(field.data_type()).is_unsigned_integer());
-        flags.set(ColumnFlags::BINARY_FLAG, !is_text);
+        // Not for numbers: Connector/J takes a binary TINYINT(1) for bytes instead of a boolean.
+        let is_binary = matches!(
+            kind,
+            MYSQL_TYPE_BLOB | MYSQL_TYPE_DATE | MYSQL_TYPE_TIME | MYSQL_TYPE_DATETIME | MYSQL_TYPE_TIMESTAMP
+        );
+        flags.set(ColumnFlags::BINARY_FLAG, is_binary);
         flags.set(ColumnFlags::BLOB_FLAG, kind == MYSQL_TYPE_BLOB);
         let charset = if is_text { UTF8MB4 } else { BINARY };
         Column { name: field.name().clone(), kind, charset, length, flags, decimals }
@@ -168,6 +173,7 @@ mod tests {
         let instant = of(DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), "timestamptz(6)");
         assert_eq!((instant.kind, instant.length), (MYSQL_TYPE_TIMESTAMP, 26));
         assert_eq!(of(DataType::Utf8, "varchar(40)").length, 40);
+        assert_eq!(of(DataType::Boolean, "").flags, ColumnFlags::empty());
         assert_eq!(of(DataType::Utf8View, "string").charset, UTF8MB4);
         assert_eq!(of(DataType::Binary, "").charset, BINARY);
         assert!(of(DataType::UInt64, "").flags.contains(ColumnFlags::UNSIGNED_FLAG));

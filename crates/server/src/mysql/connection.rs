@@ -20,7 +20,7 @@ use super::handshake::{Login, put_fault, put_ok};
 use super::packet::{Channel, FLUSH, Reader, Socket, put_length};
 use super::registry::{Kill, Place};
 use super::rows::{Protocol, Rows};
-use super::statement::Statement;
+use super::statement::{Statement, as_text};
 use crate::backend::{Outcome, Session};
 use crate::stopped;
 
@@ -53,7 +53,7 @@ pub(super) async fn log_in<S: Socket>(
     channel: &mut Channel<S>,
     shared: &Shared,
     peer: &Peer,
-    login: &Login,
+    login: &mut Login,
 ) -> Result<Box<dyn Session>, Lost> {
     if !login.prove(channel, &shared.users, &peer.nonce, peer.encrypted).await? {
         return Err(shared.deny(login, &peer.host).await.into());
@@ -156,7 +156,7 @@ impl<S: Socket> Connection<S> {
         const STATEMENT_RESET: u8 = Command::COM_STMT_RESET as u8;
         const FETCH: u8 = Command::COM_STMT_FETCH as u8;
         match command {
-            QUERY => self.query(text(body)?).await?,
+            QUERY => self.query(&as_text(body)?).await?,
             INIT_DB => {
                 self.session.use_database(text(body)?).map_err(Fault::from)?;
                 self.ok(0, "", false);
@@ -187,7 +187,7 @@ impl<S: Socket> Connection<S> {
                 self.reset()?;
                 self.ok(0, "", false);
             }
-            PREPARE => self.prepare(text(body)?)?,
+            PREPARE => self.prepare(&as_text(body)?)?,
             EXECUTE => self.execute_prepared(body).await?,
             LONG_DATA => self.long_data(body)?,
             CLOSE => {
@@ -320,7 +320,7 @@ impl<S: Socket> Connection<S> {
 
     /// COM_CHANGE_USER: a login within the connection.
     async fn change_user(&mut self, body: &[u8]) -> Result<(), Lost> {
-        let login = Login::read_change(body, self.flags)?;
+        let mut login = Login::read_change(body, self.flags)?;
         let proved = login.prove(&mut self.channel, &self.shared.users, &self.peer.nonce, self.peer.encrypted).await?;
         if !proved {
             let fault = self.shared.deny(&login, &self.peer.host).await;

@@ -193,7 +193,7 @@ impl Login {
     /// # Errors
     /// When the connection breaks.
     pub(super) async fn prove<S: Socket>(
-        &self,
+        &mut self,
         channel: &mut Channel<S>,
         users: &Users,
         nonce: &[u8; NONCE],
@@ -213,8 +213,8 @@ impl Login {
             out.push(0);
             channel.end();
             channel.flush().await?;
-            let answer = channel.read().await?;
-            accepted = plugin.accepts(users, &self.user, &fresh, &answer);
+            self.answer = channel.read().await?.to_vec();
+            accepted = plugin.accepts(users, &self.user, &fresh, &self.answer);
             if !accepted && plugin == Plugin::CachingSha2 && encrypted {
                 // The client may hold back its hash: ask for the password itself.
                 plugin = Plugin::Clear;

@@ -257,11 +257,11 @@ async fn log_in<S: Socket>(
     tls: bool,
     deadline: tokio::time::Instant,
 ) {
-    let login = match Login::read(message, tls) {
+    let mut login = match Login::read(message, tls) {
         Ok(login) => login,
         Err(fault) => return say(channel, fault.into()).await,
     };
-    let opened = tokio::time::timeout_at(deadline, connection::log_in(&mut channel, &shared, &peer, &login)).await;
+    let opened = tokio::time::timeout_at(deadline, connection::log_in(&mut channel, &shared, &peer, &mut login)).await;
     match opened {
         Ok(Ok(session)) => Connection::new(channel, shared, peer, login, session).serve().await,
         Ok(Err(lost)) => say(channel, lost).await,

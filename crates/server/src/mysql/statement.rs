@@ -1,6 +1,7 @@
 //! Prepared statements: where a statement's placeholders are, the parameters that a client sends in binary form, and the
 //! statement with the parameters in it as literals. A literal is written so that no value can end it early.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use freshet_core::{Error, Result};
@@ -230,30 +231,79 @@ fn put_time(message: &mut Reader<'_>, sql: &mut String) -> Result<()> {
     written.map_err(|e| Error::internal("cannot write a parameter").because(e))
 }
 
+/// A statement as text. Clients put bytes into strings as they are (`_binary'…'`): a string that is not UTF-8 becomes
+/// a hexadecimal one. Anything else that is not UTF-8 is a fault.
+pub(super) fn as_text(sql: &[u8]) -> Result<Cow<'_, str>, Fault> {
+    if let Ok(text) = std::str::from_utf8(sql) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut out = String::with_capacity(sql.len() * 2);
+    let (mut at, mut from) = (0, 0);
+    while at < sql.len() {
+        let length = token(&sql[at..]);
+        let string = &sql[at..at + length];
+        if matches!(string[0], b'\'' | b'"') && std::str::from_utf8(string).is_err() {
+            out.push_str(std::str::from_utf8(&sql[from..at]).map_err(|_| Fault::not_text())?);
+            out.truncate(out.trim_end().strip_suffix("_binary").map_or(out.len(), str::len));
+            out.push_str("X'");
+            freshet_core::text::hex(&unquoted(string), &mut out);
+            out.push('\'');
+            from = at + length;
+        }
+        at += length;
+    }
+    out.push_str(std::str::from_utf8(&sql[from..]).map_err(|_| Fault::not_text())?);
+    Ok(Cow::Owned(out))
+}
+
+/// What a string literal holds: MySQL's escapes resolved.
+fn unquoted(literal: &[u8]) -> Vec<u8> {
+    let quote = literal[0];
+    let inner = literal[1..].strip_suffix(&[quote]).unwrap_or(&literal[1..]);
+    let mut bytes = inner.iter();
+    let mut out = Vec::with_capacity(inner.len());
+    while let Some(b) = bytes.next() {
+        // A quote is doubled inside, a backslash escapes what follows.
+        let escaped = if *b == quote || *b == b'\\' { bytes.next().unwrap_or(b) } else { b };
+        out.push(match (*b, *escaped) {
+            (b'\\', b'0') => 0,
+            (b'\\', b'n') => b'\n',
+            (b'\\', b'r') => b'\r',
+            (b'\\', b't') => b'\t',
+            (b'\\', b'b') => 8,
+            (b'\\', b'Z') => 26,
+            (_, plain) => plain,
+        });
+    }
+    out
+}
+
 /// The offsets of the question marks that stand outside of strings, quoted names and comments.
 fn placeholders(sql: &str) -> Vec<usize> {
     let bytes = sql.as_bytes();
     let mut out = Vec::new();
     let mut at = 0;
-    // Everything that matters is ASCII, and no byte of a longer UTF-8 sequence is.
     while let Some(b) = bytes.get(at) {
-        let rest = &bytes[at..];
-        at += match b {
-            b'?' => {
-                out.push(at);
-                1
-            }
-            b'\'' | b'"' => quoted(rest, true),
-            b'`' => quoted(rest, false),
-            b'#' => line(rest),
-            b'-' if rest.starts_with(b"--") && rest.get(2).is_none_or(|b| b.is_ascii_whitespace() || *b < 0x20) => {
-                line(rest)
-            }
-            b'/' if rest.starts_with(b"/*") => comment(rest),
-            _ => 1,
-        };
+        if *b == b'?' {
+            out.push(at);
+        }
+        at += token(&bytes[at..]);
     }
     out
+}
+
+/// Length of the string, quoted name or comment at the start, or 1 for anything else. Everything that matters is ASCII,
+/// and no byte of a longer UTF-8 sequence is.
+fn token(text: &[u8]) -> usize {
+    let is_dash_comment = || text.get(2).is_none_or(|b| b.is_ascii_whitespace() || *b < 0x20);
+    match text[0] {
+        b'\'' | b'"' => quoted(text, true),
+        b'`' => quoted(text, false),
+        b'#' => line(text),
+        b'-' if text.starts_with(b"--") && is_dash_comment() => line(text),
+        b'/' if text.starts_with(b"/*") => comment(text),
+        _ => 1,
+    }
 }
 
 /// Length of what is quoted at the start, quotes included.
@@ -310,6 +360,20 @@ mod tests {
             let statement = Statement::new(sql).expect("few placeholders");
             assert_eq!(statement.parameters(), expected, "{sql}");
             assert_eq!(statement.parts.join("?"), sql);
+        }
+    }
+
+    #[test]
+    fn bytes_in_strings_become_hexadecimal() {
+        assert!(matches!(as_text("select 'ü'".as_bytes()), Ok(Cow::Borrowed("select 'ü'"))));
+        let sql = b"f( _binary'\xFF\\0\\'\\n''x', \"\xFE\"\"\", 'ok', '\xC3\xBC')";
+        assert_eq!(as_text(sql).expect("text"), "f( X'FF00270A2778', X'FE22', 'ok', 'ü')");
+        for bad in [&b"\xFF"[..], b"'\xFF' \xFF", b"`\xFF`", b"-- \xFF\n"] {
+            assert_eq!(as_text(bad).expect_err("not text").code, 1300);
+        }
+        // A literal that does not end stays what it is: nonsense, but no panic.
+        for open in [&b"'\xFF"[..], b"'\xFF\\", b"'\xFF''"] {
+            assert!(as_text(open).is_ok());
         }
     }
 
