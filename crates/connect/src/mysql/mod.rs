@@ -1,7 +1,121 @@
-//! MySQL and MariaDB as a source: which flavour and version it is is found out, not configured.
+//! MySQL and MariaDB as a source. Which of the two it is, and which version, is found out, not configured: both go the
+//! same way but for the statements that they understand.
+//!
+//! | To add | look at |
+//! | --- | --- |
+//! | a column type | `types.rs` (what it is), `text_values.rs` (copy), `binlog/columns` (stream), `key.rs` (as a key) |
+//! | a statement | `ddl/` |
+//! | a setting that is checked | `check.rs` |
+//! | an option of the URL | `url.rs` |
 
+pub mod binlog;
+mod check;
+mod copy;
 pub mod ddl;
+mod discover;
+mod key;
+mod text_values;
 pub mod types;
+pub mod url;
+mod verify;
 pub mod wire;
 
+use std::cmp::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use freshet_core::{
+    BatchStream, ChangeStream, ChangesRequest, CopyStart, Discovered, Error, KeyRange, LogEnd, Position, Result,
+    Source, Split, TablePattern, TableSchema,
+};
+
 pub use types::{Charset, Charsets, DecodeOptions, MysqlType, ZeroDates};
+pub use url::Address;
+use wire::{Connection, Flavour};
+
+/// A MySQL or MariaDB server. Connections are opened when they are needed.
+pub struct MySql {
+    address: Address,
+    /// Which server answered first: the others must be the same.
+    identity: OnceLock<String>,
+}
+
+impl MySql {
+    /// From a URL, see [`Address::parse`]. Nothing is connected.
+    ///
+    /// # Errors
+    /// `Config` when the URL is wrong.
+    pub fn new(url: &str) -> Result<Self> {
+        Ok(MySql { address: Address::parse(url)?, identity: OnceLock::new() })
+    }
+
+    /// What the URL says.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// A new session in UTC and UTF-8, in which every value is printed the same way, whatever the server's settings.
+    pub(in crate::mysql) async fn session(&self) -> Result<Connection> {
+        let mut c = Box::pin(Connection::connect(&self.address.connect)).await?;
+        let (identity, unlimited) = match c.server.flavour {
+            Flavour::MySql => ("@@server_uuid", "max_execution_time = 0"),
+            Flavour::MariaDb => ("CONCAT(@@hostname, ':', @@port, ':', @@server_id)", "max_statement_time = 0"),
+        };
+        c.execute(&format!(
+            "SET NAMES utf8mb4, SESSION time_zone = '+00:00', sql_mode = '', net_write_timeout = 600, {unlimited}"
+        ))
+        .await?;
+        c.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+        let rows = c.query(&format!("SELECT {identity}")).await?;
+        let now = rows.first().and_then(|r| r.get_str(0)).unwrap_or_default();
+        let first = self.identity.get_or_init(|| now.to_string());
+        if first != now {
+            return Err(Error::source_state("another server answers than before")
+                .with("server", now)
+                .with("before", first)
+                .hint("connect to one server, not to a proxy in front of several"));
+        }
+        Ok(c)
+    }
+}
+
+#[async_trait]
+impl Source for MySql {
+    async fn tables(&self, wanted: &TablePattern) -> Result<Vec<Discovered>> {
+        self.discover(wanted).await
+    }
+
+    async fn begin(&self, wanted: &TablePattern) -> Result<CopyStart> {
+        self.begin_copy(wanted).await
+    }
+
+    async fn splits(&self, table: &TableSchema, rows: u64) -> Result<Vec<Split>> {
+        self.cut(table, rows).await
+    }
+
+    async fn read(&self, table: &Arc<TableSchema>, split: &Split, low: &Position) -> Result<Box<dyn BatchStream>> {
+        self.read_range(table, &split.range, low).await
+    }
+
+    async fn end(&self, from: Option<&Position>) -> Result<LogEnd> {
+        self.log_end(from).await
+    }
+
+    async fn changes(&self, request: ChangesRequest) -> Result<Box<dyn ChangeStream>> {
+        let _ = request;
+        Err(Error::unsupported("streaming"))
+    }
+
+    /// A server keeps its log as long as its own settings say.
+    async fn acknowledge(&self, _upto: &Position) -> Result<()> {
+        Ok(())
+    }
+
+    fn compare(&self, a: &Position, b: &Position) -> Option<Ordering> {
+        binlog::position::compare(a, b)
+    }
+
+    async fn text(&self, table: &Arc<TableSchema>, range: &KeyRange) -> Result<Box<dyn BatchStream>> {
+        self.canonical_rows(table, range).await
+    }
+}

@@ -96,7 +96,14 @@ impl Statement<'_> {
                 _ => Parsed::Unrelated,
             });
         };
-        let steps = self.clauses(c).and_then(|clauses| self.apply(schema, clauses));
+        let steps = self.clauses(c).and_then(|mut clauses| {
+            for clause in &mut clauses {
+                if let Clause::Add { def, .. } | Clause::Change { def, .. } = clause {
+                    def.json_check &= self.context.mariadb;
+                }
+            }
+            self.apply(schema, clauses)
+        });
         Ok(self.done(vec![name], steps))
     }
 

@@ -1,7 +1,7 @@
 //! Column definitions and default values, in a statement or as `information_schema` gives them.
 
 use freshet_core::schema::Column;
-use freshet_core::{DefaultValue, Error, Result, TableName};
+use freshet_core::{DefaultValue, Error, Result};
 
 use super::Context;
 use super::cursor::Cursor;
@@ -509,9 +509,4 @@ pub(super) fn index_name(first_column: &str, taken: &[(String, Vec<String>)]) ->
         return base;
     }
     (2..=64).map(|n| format!("{base}_{n}")).find(free).unwrap_or(base)
-}
-
-/// A name that an error message shows.
-pub(super) fn about(error: Error, table: &TableName) -> Error {
-    error.with("table", table)
 }

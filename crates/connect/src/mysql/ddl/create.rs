@@ -154,6 +154,8 @@ impl Statement<'_> {
             }
         }
         body.options(c)?;
+        // MySQL has a JSON type of its own: a check there is only a check.
+        body.columns.iter_mut().for_each(|d| d.json_check &= self.context.mariadb);
         let default = self.context.charsets.of(&name.database);
         let charset = body.charset.as_deref().or((!default.is_empty()).then_some(default));
         let mut columns = body.columns.iter().map(|d| d.column(charset)).collect::<Result<Vec<_>>>()?;

@@ -1,0 +1,285 @@
+//! Whether a server can be a source: settings of its log, grants, tables. Every finding comes with the statement that
+//! mends it, as this server understands it.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use freshet_core::schema::quote_name;
+use freshet_core::{Check, Discovered, Error, ErrorKind, Finding, Result, TablePattern, Verdict};
+
+use super::MySql;
+use super::discover::log_status;
+use super::wire::{Connection, Flavour, Row};
+
+/// Log that is kept for less than this is likely to be gone when a stopped job goes on.
+const RETENTION_SECONDS: u64 = 86_400;
+const RETENTION_WANTED: u64 = 259_200;
+/// Tables whose readability is tried one by one.
+const TABLES_TRIED: usize = 2000;
+
+#[async_trait]
+impl Check for MySql {
+    async fn check(&self, tables: &TablePattern) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut c = match self.session().await {
+            Ok(c) => c,
+            Err(e) => return vec![failure("connection", &e)],
+        };
+        findings.push(version(&c));
+        match Server::ask(&mut c).await {
+            Ok(server) => server.settings(&mut findings),
+            Err(e) => findings.push(failure("settings", &e)),
+        }
+        findings.extend(grants(&mut c).await.unwrap_or_else(|e| vec![failure("grants", &e)]));
+        match self.discover(tables).await {
+            Err(e) => findings.push(failure("tables", &e)),
+            Ok(found) => {
+                match filters(&mut c, &found).await {
+                    Ok(filtered) => findings.extend(filtered),
+                    Err(e) => findings.push(failure("log filters", &e)),
+                }
+                findings.extend(look_at(&mut c, tables, &found).await);
+            }
+        }
+        findings
+    }
+}
+
+/// An error as a finding: it could not be looked at.
+fn failure(name: &str, error: &Error) -> Finding {
+    let finding = Finding::new(name, Verdict::Failed, error.line());
+    match &error.hint {
+        Some(hint) => finding.fix(hint.clone()),
+        None => finding,
+    }
+}
+
+fn version(c: &Connection) -> Finding {
+    let (oldest, name) = match c.server.flavour {
+        Flavour::MySql => ((5, 7, 0), "MySQL"),
+        Flavour::MariaDb => ((10, 3, 0), "MariaDB"),
+    };
+    let text = format!("{name} {}", c.server.text);
+    match c.server.version >= oldest {
+        true => Finding::new("server", Verdict::Ok, text),
+        false => Finding::new("server", Verdict::Warning, format!("{text} is older than what Freshet is tested with"))
+            .fix(format!("upgrade to {name} {}.{} or newer", oldest.0, oldest.1)),
+    }
+}
+
+/// The server's settings.
+struct Server {
+    mariadb: bool,
+    /// MySQL 8: a setting can be made to survive a restart.
+    persists: bool,
+    variables: HashMap<String, String>,
+}
+
+impl Server {
+    async fn ask(c: &mut Connection) -> Result<Self> {
+        let rows = c.query("SHOW GLOBAL VARIABLES").await?;
+        let pair = |r: &Row| Some((r.get_str(0)?.to_ascii_lowercase(), r.get_str(1)?.to_string()));
+        let mariadb = c.server.flavour == Flavour::MariaDb;
+        Ok(Server {
+            mariadb,
+            persists: !mariadb && c.server.version >= (8, 0, 0),
+            variables: rows.iter().filter_map(pair).collect(),
+        })
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+
+    fn set(&self, name: &str, value: &str) -> String {
+        format!("SET {} {name} = {value};", if self.persists { "PERSIST" } else { "GLOBAL" })
+    }
+
+    fn settings(&self, out: &mut Vec<Finding>) {
+        let on = |value: Option<&str>| value.is_some_and(|v| v.eq_ignore_ascii_case("ON") || v == "1");
+        if !on(self.value("log_bin")) {
+            let message = "the server writes no binary log, so there are no changes to follow";
+            let fix = "put `log_bin = mysql-bin` and `server_id = 1` under [mysqld] in the server's configuration, and restart it";
+            out.push(Finding::new("binary log", Verdict::Failed, message).fix(fix));
+            return;
+        }
+        out.push(Finding::new("binary log", Verdict::Ok, "on"));
+        self.expect(out, "binlog format", "binlog_format", "ROW", "changes are logged as statements, not as rows");
+        self.expect(out, "row image", "binlog_row_image", "FULL", "the log does not hold whole rows");
+        self.expect(
+            out,
+            "row values",
+            "binlog_row_value_options",
+            "",
+            "the log holds changed pieces of JSON documents only",
+        );
+        if !self.mariadb {
+            let why = "compressed transactions are not read yet";
+            self.expect(out, "log compression", "binlog_transaction_compression", "OFF", why);
+        } else {
+            let why = "an ALTER TABLE is logged in two parts, which are not read yet";
+            self.expect(out, "alter in two phases", "binlog_alter_two_phase", "OFF", why);
+        }
+        match self.value("server_id").and_then(|v| v.parse::<u32>().ok()) {
+            Some(0) | None => out.push(
+                Finding::new("server id", Verdict::Failed, "it is 0: the server refuses replicas")
+                    .fix(self.set("server_id", "1")),
+            ),
+            Some(id) => out.push(Finding::new("server id", Verdict::Ok, id.to_string())),
+        }
+        self.retention(out);
+        self.transaction_ids(out);
+        let zone = self.value("time_zone").unwrap_or_default();
+        let zone = if zone == "SYSTEM" { self.value("system_time_zone").unwrap_or(zone) } else { zone };
+        out.push(Finding::new("time zone", Verdict::Ok, format!("{zone}; Freshet's sessions use UTC, whatever it is")));
+    }
+
+    fn expect(&self, out: &mut Vec<Finding>, name: &str, variable: &str, wanted: &str, why: &str) {
+        // A server that does not know the variable knows nothing else than what we want.
+        let Some(value) = self.value(variable) else { return };
+        out.push(match value.eq_ignore_ascii_case(wanted) {
+            true => Finding::new(name, Verdict::Ok, if wanted.is_empty() { "whole" } else { value }),
+            false => Finding::new(name, Verdict::Failed, format!("{variable} is {value}: {why}"))
+                .fix(self.set(variable, &format!("'{wanted}'")) + " -- sessions that are open keep the old value"),
+        });
+    }
+
+    fn retention(&self, out: &mut Vec<Finding>) {
+        let number = |name| self.value(name).and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0);
+        let seconds = match number("binlog_expire_logs_seconds") as u64 {
+            0 => (number("expire_logs_days") * 86_400.0) as u64,
+            n => n,
+        };
+        let variable = match self.value("binlog_expire_logs_seconds") {
+            Some(_) => self.set("binlog_expire_logs_seconds", &RETENTION_WANTED.to_string()),
+            None => self.set("expire_logs_days", &(RETENTION_WANTED / 86_400).to_string()),
+        };
+        out.push(match seconds {
+            0 => Finding::new("log retention", Verdict::Ok, "until it is purged by hand"),
+            n if n >= RETENTION_SECONDS => {
+                Finding::new("log retention", Verdict::Ok, format!("{:.1} days", n as f64 / 86_400.0))
+            }
+            n => {
+                let message = format!("the log is kept for {n} s: a job that is stopped for longer has to begin anew");
+                Finding::new("log retention", Verdict::Warning, message).fix(variable)
+            }
+        });
+        if let Some(size) = self.value("max_binlog_total_size").filter(|v| *v != "0") {
+            let message = format!("the log is cut at {size} bytes in total, however young it is");
+            out.push(Finding::new("log size", Verdict::Warning, message).fix(self.set("max_binlog_total_size", "0")));
+        }
+    }
+
+    fn transaction_ids(&self, out: &mut Vec<Finding>) {
+        if self.mariadb {
+            return out.push(Finding::new("transaction ids", Verdict::Ok, "MariaDB's"));
+        }
+        out.push(match self.value("gtid_mode") {
+            Some(mode) if mode.eq_ignore_ascii_case("ON") => Finding::new("transaction ids", Verdict::Ok, "on"),
+            _ => Finding::new(
+                "transaction ids",
+                Verdict::Warning,
+                "off: each read of a copy takes a brief LOCK TABLES … READ, and a job cannot follow to another server",
+            )
+            .fix(
+                "SET GLOBAL enforce_gtid_consistency = ON; SET GLOBAL gtid_mode = OFF_PERMISSIVE; \
+                 SET GLOBAL gtid_mode = ON_PERMISSIVE; SET GLOBAL gtid_mode = ON;",
+            ),
+        });
+    }
+}
+
+/// What the user may do at the server.
+async fn grants(c: &mut Connection) -> Result<Vec<Finding>> {
+    let user = c.query("SELECT CURRENT_USER()").await?;
+    let user = user.first().and_then(|r| r.get_str(0)).unwrap_or_default().to_string();
+    let user = match user.rsplit_once('@') {
+        Some((name, host)) => format!("{}@{}", quote_name(name), quote_name(host)),
+        None => user,
+    };
+    let rows = c.query("SHOW GRANTS FOR CURRENT_USER()").await?;
+    let lines: Vec<String> = rows.iter().filter_map(|r| r.get_str(0)).map(str::to_ascii_uppercase).collect();
+    // A line without ON gives a role, whose own grants are not listed.
+    let roles = lines.iter().any(|l| !l.contains(" ON "));
+    let mariadb_monitor = c.server.flavour == Flavour::MariaDb && c.server.version >= (10, 5, 0);
+    let monitor = if mariadb_monitor { "BINLOG MONITOR" } else { "REPLICATION CLIENT" };
+    let mut out = Vec::new();
+    for (name, privilege, other, what) in [
+        ("grant to stream", "REPLICATION SLAVE", "REPLICATION REPLICA", "read the log"),
+        ("grant to look", monitor, "REPLICATION CLIENT", "see the log's end"),
+    ] {
+        let global = |l: &&String| l.contains(" ON *.* ");
+        let has = |l: &String| l.contains("ALL PRIVILEGES") || l.contains(privilege) || l.contains(other);
+        out.push(match lines.iter().filter(global).any(has) {
+            true => Finding::new(name, Verdict::Ok, privilege),
+            false => {
+                let verdict = if roles { Verdict::Warning } else { Verdict::Failed };
+                let message = match roles {
+                    true => format!("{user} has {privilege} (to {what}) only if one of its roles has it"),
+                    false => format!("{user} may not {what}: {privilege} is missing"),
+                };
+                Finding::new(name, verdict, message).fix(format!("GRANT {privilege} ON *.* TO {user};"))
+            }
+        });
+    }
+    Ok(out)
+}
+
+/// Databases that the server leaves out of its log.
+async fn filters(c: &mut Connection, found: &[Discovered]) -> Result<Vec<Finding>> {
+    let rows = log_status(c).await?;
+    let Some(row) = rows.first() else { return Ok(Vec::new()) };
+    let list = |name: &str| -> Vec<String> {
+        row.named(name).unwrap_or_default().split(',').filter(|d| !d.is_empty()).map(str::to_string).collect()
+    };
+    let (only, never) = (list("Binlog_Do_DB"), list("Binlog_Ignore_DB"));
+    if only.is_empty() && never.is_empty() {
+        return Ok(vec![Finding::new("log filters", Verdict::Ok, "none")]);
+    }
+    let left_out = |d: &str| (!only.is_empty() && !only.iter().any(|o| o == d)) || never.iter().any(|n| n == d);
+    let mut databases: Vec<&str> = found.iter().map(|t| t.name.database.as_str()).filter(|d| left_out(d)).collect();
+    databases.dedup();
+    Ok(vec![match databases.as_slice() {
+        [] => Finding::new("log filters", Verdict::Ok, "the databases of the job are in the log"),
+        some => Finding::new("log filters", Verdict::Failed, format!("not in the log: {}", some.join(", ")))
+            .fix("remove binlog_do_db and binlog_ignore_db from the server's configuration, and restart it"),
+    }])
+}
+
+/// Tables: that there are some, and that each can be read and followed.
+async fn look_at(c: &mut Connection, wanted: &TablePattern, found: &[Discovered]) -> Vec<Finding> {
+    if found.is_empty() {
+        return vec![
+            Finding::new("tables", Verdict::Failed, format!("no table that the user may see matches {wanted}"))
+                .fix("check the names, or GRANT SELECT on the database to the user"),
+        ];
+    }
+    let mut out = Vec::new();
+    let mut sound = 0;
+    for (i, table) in found.iter().enumerate() {
+        match &table.schema {
+            Err(e) => out.push(failure("table", e).about(&table.name)),
+            Ok(schema) if !schema.has_key() => out.push(
+                Finding::new(
+                    "key",
+                    Verdict::Failed,
+                    "the table has no primary key and no unique key over NOT NULL columns",
+                )
+                .about(&table.name)
+                .fix(format!("ALTER TABLE {} ADD PRIMARY KEY (…);", table.name.quoted())),
+            ),
+            Ok(_) if i >= TABLES_TRIED => sound += 1,
+            Ok(_) => match c.execute(&format!("SELECT 1 FROM {} LIMIT 0", table.name.quoted())).await {
+                Ok(()) => sound += 1,
+                Err(e) if e.kind == ErrorKind::Permission => out.push(
+                    Finding::new("grant to read", Verdict::Failed, e.line())
+                        .about(&table.name)
+                        .fix(format!("GRANT SELECT ON {}.* TO CURRENT_USER();", quote_name(&table.name.database))),
+                ),
+                Err(e) => out.push(failure("table", &e).about(&table.name)),
+            },
+        }
+    }
+    out.push(Finding::new("tables", Verdict::Ok, format!("{sound} of {} can be copied and followed", found.len())));
+    out
+}
