@@ -1,5 +1,5 @@
 //! `cargo xtask sim`: the simulation of the engine (`crates/core/tests/sim`) over as many seeds as wanted. A failing
-//! seed prints its number; `--seed N --seeds 1` runs it again.
+//! seed prints its number; `--seed N` runs it again and shows what happened.
 
 use crate::Result;
 use crate::run::{cargo, stream};
@@ -9,8 +9,8 @@ pub(crate) struct Options {
     /// How many seeds
     #[arg(long, default_value_t = 10_000)]
     seeds: u64,
-    /// The first seed
-    #[arg(long)]
+    /// Run only this seed, with a trace of what happens
+    #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
     /// Break the engine in this way on purpose, to see that the simulation finds it
     #[arg(long, value_name = "NAME")]
@@ -31,6 +31,7 @@ pub(crate) fn sim(options: &Options) -> Result<()> {
         command.env("SIM_MUTATION", mutation);
     }
     let stage = stream("simulation", &mut command, &crate::output_dir()?.join("sim.log"), |_| ())?;
-    println!("{} seeds in {:.1} min", options.seeds, stage.took.as_secs_f64() / 60.0);
+    let seeds = if options.seed.is_some() { 1 } else { options.seeds };
+    println!("{seeds} seeds in {:.1} min", stage.took.as_secs_f64() / 60.0);
     if stage.ok { Ok(()) } else { Err("the simulation failed (log in target/xtask/sim.log)".into()) }
 }
