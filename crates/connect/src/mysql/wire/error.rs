@@ -66,7 +66,7 @@ fn hint(number: u16) -> Option<&'static str> {
         1049 => "check the database's name in the source's URL",
         1129 => "run `FLUSH HOSTS` at the server",
         1040 => "raise max_connections at the server, or let fewer clients connect",
-        3159 => "set ssl-mode=required in the source's URL",
+        3159 => "set tls=required in the source's URL",
         _ => return None,
     })
 }

@@ -119,7 +119,7 @@ fn agree(greeting: &Greeting, o: &Options, packets: &Packets) -> Result<Can> {
         _ if !offered => {
             return Err(Error::permission("the server does not offer TLS, which is required")
                 .with("server", packets.peer())
-                .hint("configure a certificate at the server, or set ssl-mode=preferred"));
+                .hint("configure a certificate at the server, or set tls=preferred"));
         }
         _ => can |= Can::CLIENT_SSL,
     }
@@ -207,7 +207,7 @@ fn sealed(password: &[u8], nonce: &[u8; NONCE], key: &[u8]) -> Result<Vec<u8>> {
     // OAEP takes 42 bytes of the key's length.
     if password.len() + 1 + 42 > bytes {
         return Err(Error::config("the password is too long for the server's public key")
-            .hint("connect with TLS: set ssl-mode=required"));
+            .hint("connect with TLS: set tls=required"));
     }
     let masked: Vec<u8> = password.iter().chain(&[0]).zip(nonce.iter().cycle()).map(|(p, n)| p ^ n).collect();
     encrypt(&masked, key).map_err(|e| Error::data("the server's public key cannot be used").because(e))

@@ -280,6 +280,14 @@ impl EventPackets {
         event(self.packets.next().await?)
     }
 
+    /// Reads what has arrived at the socket, without waiting; whether that was anything.
+    ///
+    /// # Errors
+    /// `SourceUnavailable` when the connection is lost.
+    pub fn read_more(&mut self) -> Result<bool> {
+        self.packets.read_more()
+    }
+
     /// Where the server is: `host:port`.
     pub fn peer(&self) -> &str {
         self.packets.peer()
@@ -301,4 +309,4 @@ pub trait Lent: BorrowMut<Connection> + Send {}
 impl<T: BorrowMut<Connection> + Send> Lent for T {}
 
 #[cfg(test)]
-mod live;
+pub(in crate::mysql) mod live;

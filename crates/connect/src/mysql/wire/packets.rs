@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use freshet_core::{Error, Result};
+use futures::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -171,7 +172,7 @@ impl Packets {
             if self.joined.len() + length > self.limit {
                 return Err(self
                     .broken(format!("a packet is longer than the limit of {} MiB", self.limit >> 20))
-                    .hint("a single row may be that large: raise max_packet in the source's URL"));
+                    .hint("a single row is that large: leave its table out of the job"));
             }
             self.joined.extend_from_slice(&self.buffer[range]);
             if length < PACKET_MAX {
@@ -194,6 +195,14 @@ impl Packets {
             Ok(Err(e)) => Err(self.lost("the connection broke").because(e)),
             Err(_) => Err(self.lost(format!("no answer for {} s", self.idle.as_secs_f32()))),
         }
+    }
+
+    /// Reads what has arrived, without waiting; whether that was anything.
+    ///
+    /// # Errors
+    /// As [`Packets::next`].
+    pub(super) fn read_more(&mut self) -> Result<bool> {
+        self.fill().now_or_never().transpose().map(|read| read.is_some())
     }
 
     /// Makes sure that the packet begun fits, and that there is room to read into.

@@ -59,8 +59,8 @@ pub(super) async fn connect(tls: &Tls, host: &str, plain: TcpStream) -> Result<T
         let wrong = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()).is_some();
         let error = if wrong {
             Error::permission("TLS with the server failed").hint(
-                "name the authority of the server's certificate with ssl-ca=FILE, or ask for less with \
-                 ssl-mode=required",
+                "name the authority of the server's certificate with tls_ca=FILE, or ask for less with \
+                 tls=required",
             )
         } else {
             Error::source_unavailable("the connection broke while TLS was set up")

@@ -1,0 +1,696 @@
+//! What the log's events amount to: transactions, positions, schema changes, rows gathered per table. Everything here is
+//! a function of the bytes read, so that recorded logs test it.
+//!
+//! Rows of several transactions are gathered into one batch per table. They are handed out with a [`Commit`] when
+//! nothing more has arrived, when enough is gathered, before a schema change, and at the place where the engine wants
+//! one; a transaction that is larger than the limit is handed out in parts.
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use freshet_core::{
+    ChangesRequest, Commit, Error, Event, Position, Result, SchemaChange, TableChange, TableName, TablePattern,
+    TableSchema,
+};
+
+use super::super::ddl::{self, Parsed};
+use super::super::wire::{Cursor, shortened};
+use super::event::{self, HEADER, Header, MariaDbGtid, MySqlGtid, Query, kind};
+use super::gtid::Uuid;
+use super::position::LogPosition;
+use super::register::StreamOptions;
+use super::rows::{Change, TableDecoder};
+use super::statement::{self, Kind};
+use super::table_map::TableMap;
+
+/// Table maps that are remembered from one transaction to the next.
+const MAPS: usize = 10_000;
+/// The number of a table map that MySQL uses for "no rows".
+const NO_TABLE: u64 = 0xFF_FFFF;
+
+/// A table map as it was last read.
+struct Mapped {
+    body: Vec<u8>,
+    /// The decoder of a followed table.
+    decoder: Option<usize>,
+}
+
+/// A transaction id that counts with the coming commit.
+#[derive(Clone, Copy)]
+enum Pending {
+    MySql(Uuid, u64),
+    MariaDb(u32, u32, u64),
+}
+
+/// The state of reading a log.
+pub(super) struct Log {
+    options: StreamOptions,
+    mariadb: bool,
+    pattern: TablePattern,
+    /// The followed tables with the schemas in force here.
+    schemas: HashMap<TableName, Arc<TableSchema>>,
+    maps: HashMap<u64, Mapped>,
+    decoders: Vec<TableDecoder>,
+    by_name: HashMap<TableName, usize>,
+    checksums: bool,
+    /// Behind the last commit.
+    position: LogPosition,
+    /// Behind the last event, in the position's file.
+    here: u64,
+    in_transaction: bool,
+    /// Schema changes in this transaction so far.
+    schema_changes: u64,
+    /// Schema changes of the first transaction that were done before.
+    skip: u64,
+    /// Parts of this transaction have been handed out already.
+    split: bool,
+    gtid: Option<Pending>,
+    gtid_time_ms: Option<i64>,
+    /// The position has moved since the last commit handed out.
+    moved: bool,
+    transactions: u64,
+    time_ms: Option<i64>,
+    rows: usize,
+    bytes: usize,
+    stop: Option<(Position, LogPosition)>,
+    output: VecDeque<Event>,
+    inflated: Vec<u8>,
+}
+
+impl Log {
+    pub(super) fn new(
+        from: LogPosition,
+        request: &ChangesRequest,
+        mariadb: bool,
+        checksums: bool,
+        options: StreamOptions,
+    ) -> Result<Self> {
+        let stop = match &request.stop {
+            Some(stop) => Some((stop.clone(), LogPosition::parse(stop)?)),
+            None => None,
+        };
+        Ok(Log {
+            options,
+            mariadb,
+            pattern: request.pattern.clone(),
+            schemas: request.tables.iter().map(|t| (t.name.clone(), Arc::clone(t))).collect(),
+            maps: HashMap::new(),
+            decoders: Vec::new(),
+            by_name: HashMap::new(),
+            checksums,
+            here: from.offset,
+            position: from,
+            in_transaction: false,
+            schema_changes: 0,
+            skip: request.from.event,
+            split: false,
+            gtid: None,
+            gtid_time_ms: None,
+            moved: false,
+            transactions: 0,
+            time_ms: None,
+            rows: 0,
+            bytes: 0,
+            stop,
+            output: VecDeque::new(),
+            inflated: Vec::new(),
+        })
+    }
+
+    /// The next thing to hand out.
+    pub(super) fn output(&mut self) -> Option<Event> {
+        self.output.pop_front()
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Whether something is gathered that could be handed out now.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.moved && (!self.in_transaction || self.decoders.iter().all(|d| d.uncommitted() == 0))
+    }
+
+    /// Hands out what is gathered, if that is a whole number of transactions.
+    pub(super) fn hand_out_if_complete(&mut self) -> Result<()> {
+        if self.is_waiting() { self.hand_out() } else { Ok(()) }
+    }
+
+    /// Where the last event ended, for people.
+    pub(super) fn place(&self) -> String {
+        format!("{}:{}", self.position.file, self.here)
+    }
+
+    /// Takes an event in.
+    ///
+    /// # Errors
+    /// `Corrupt` when it fails its checksum or cannot be read; `Unsupported` for events that we don't know;
+    /// `SourceState` when the server says that its log is incomplete.
+    pub(super) fn read(&mut self, event: &[u8]) -> Result<()> {
+        let header = Header::parse(event).ok_or_else(|| self.corrupt("an event of the log is too short"))?;
+        if header.kind == kind::FORMAT_DESCRIPTION {
+            self.checksums = event::format_has_checksums(event)
+                .ok_or_else(|| Error::unsupported("the log's checksums are of an unknown sort"))?;
+        }
+        let event = match self.checksums {
+            true if event::checksum_is_right(event) => event::without_checksum(event),
+            // Servers differ in whether what they make up before the first event of a file carries a checksum.
+            true if header.kind == kind::ROTATE && header.is_artificial() => event,
+            true => return Err(self.corrupt("an event of the log fails its checksum")),
+            false => event,
+        };
+        let body = event.get(HEADER..).ok_or_else(|| self.corrupt("an event of the log is too short"))?;
+        self.advance(&header);
+        self.dispatch(&header, body)
+    }
+
+    /// Follows the offset in the file. Headers hold its lower 32 bits only.
+    fn advance(&mut self, header: &Header) {
+        let in_file = !matches!(header.kind, kind::HEARTBEAT | kind::HEARTBEAT_V2);
+        if header.is_artificial() || !in_file {
+            return;
+        }
+        let next = self.here.wrapping_add(u64::from(header.size));
+        self.here = if next as u32 == header.next { next } else { (next & !0xFFFF_FFFF) | u64::from(header.next) };
+    }
+
+    fn dispatch(&mut self, header: &Header, body: &[u8]) -> Result<()> {
+        match header.kind {
+            kind::TABLE_MAP => self.table_map(body),
+            kind::WRITE_ROWS_V1 | kind::WRITE_ROWS => self.rows_event(header, Change::Insert, body),
+            kind::UPDATE_ROWS_V1 | kind::UPDATE_ROWS => self.rows_event(header, Change::Update, body),
+            kind::DELETE_ROWS_V1 | kind::DELETE_ROWS => self.rows_event(header, Change::Delete, body),
+            kind::MARIADB_WRITE_ROWS_COMPRESSED_V1..=kind::MARIADB_DELETE_ROWS_COMPRESSED => {
+                self.compressed_rows(header, body)
+            }
+            kind::XID => self.commit(header),
+            kind::GTID | kind::ANONYMOUS_GTID => self.mysql_gtid(header.kind, body),
+            kind::GTID_TAGGED => {
+                self.unnumbered();
+                Ok(())
+            }
+            kind::MARIADB_GTID_LIST => self.gtid_list(header, body),
+            kind::MARIADB_GTID => self.mariadb_gtid(header, body),
+            kind::QUERY | kind::EXECUTE_LOAD_QUERY => {
+                let extra = if header.kind == kind::QUERY { 0 } else { 13 };
+                let query = Query::parse(body, extra).ok_or_else(|| self.malformed(header))?;
+                self.query(header, &query)
+            }
+            kind::MARIADB_QUERY_COMPRESSED => {
+                let mut scratch = std::mem::take(&mut self.inflated);
+                let done = match Query::parse_compressed(body, &mut scratch) {
+                    Some(query) => self.query(header, &query),
+                    None => Err(self.malformed(header)),
+                };
+                self.inflated = scratch;
+                done
+            }
+            kind::ROTATE => self.rotate(header, body),
+            kind::XA_PREPARE => self.xa_prepare(header, body),
+            kind::FORMAT_DESCRIPTION if !header.is_artificial() => self.roll_back(),
+            kind::INCIDENT => {
+                Err(Error::source_state("the server says that changes are missing in its log (incident)")
+                    .hint("drop the job and create it again"))
+            }
+            kind::TRANSACTION_PAYLOAD => Err(Error::unsupported("the log holds compressed transactions")
+                .hint("SET GLOBAL binlog_transaction_compression = OFF, then create the job anew")),
+            kind::PARTIAL_UPDATE_ROWS => self.partial_update(body),
+            kind::FORMAT_DESCRIPTION
+            | kind::STOP
+            | kind::INTVAR
+            | kind::APPEND_BLOCK
+            | kind::DELETE_FILE
+            | kind::RAND
+            | kind::USER_VAR
+            | kind::BEGIN_LOAD_QUERY
+            | kind::HEARTBEAT
+            | kind::HEARTBEAT_V2
+            | kind::IGNORABLE
+            | kind::ROWS_QUERY
+            | kind::PREVIOUS_GTIDS
+            | kind::TRANSACTION_CONTEXT
+            | kind::VIEW_CHANGE
+            | kind::MARIADB_ANNOTATE_ROWS
+            | kind::MARIADB_BINLOG_CHECKPOINT
+            | kind::MARIADB_START_ENCRYPTION => Ok(()),
+            _ if header.is_ignorable() => Ok(()),
+            other => Err(Error::unsupported(format!("the log holds an event of the unknown type {other}"))
+                .hint("this server is newer than this version of Freshet: look for a newer one")),
+        }
+    }
+
+    // Rows.
+
+    fn table_map(&mut self, body: &[u8]) -> Result<()> {
+        let id = TableMap::id(body).ok_or_else(|| self.corrupt("a table map is malformed"))?;
+        if self.maps.get(&id).is_some_and(|m| m.body == body) {
+            return Ok(());
+        }
+        let decoder = self.decoder_of(body)?;
+        self.maps.insert(id, Mapped { body: body.to_vec(), decoder });
+        Ok(())
+    }
+
+    /// The decoder for rows behind a table map, if its table is followed.
+    fn decoder_of(&mut self, body: &[u8]) -> Result<Option<usize>> {
+        let Some(map) = TableMap::parse(body) else {
+            // Perhaps a type that we don't know: that matters only if the table is followed.
+            let Some(name) = TableMap::name(body) else { return Err(self.corrupt("a table map is malformed")) };
+            if self.schemas.contains_key(&name) {
+                let error = Error::unsupported("the table has a column of an unknown type").with("table", &name);
+                self.suspend(&name, error.hint("leave the table out of the job"));
+            }
+            return Ok(None);
+        };
+        let Some(schema) = self.schemas.get(&map.name) else { return Ok(None) };
+        if let Some(&at) = self.by_name.get(&map.name)
+            && self.decoders[at].fits(&map)
+        {
+            return Ok(Some(at));
+        }
+        match TableDecoder::new(schema, &map, self.options.decode) {
+            Ok(decoder) => {
+                // One decoder a table: rows of a map that differs, with the same schema, cannot be.
+                let at = *self.by_name.entry(map.name).or_insert(self.decoders.len());
+                if at == self.decoders.len() {
+                    self.decoders.push(decoder);
+                } else {
+                    let old = std::mem::replace(&mut self.decoders[at], decoder).take()?;
+                    self.output.extend(old.map(Event::Rows));
+                }
+                Ok(Some(at))
+            }
+            Err(error) => {
+                self.suspend(&map.name, error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn rows_event(&mut self, header: &Header, change: Change, body: &[u8]) -> Result<()> {
+        let rows = RowsHead::parse(header.kind, body).ok_or_else(|| self.malformed(header))?;
+        self.apply(rows, change)
+    }
+
+    fn compressed_rows(&mut self, header: &Header, body: &[u8]) -> Result<()> {
+        let (change, plain) = match header.kind - kind::MARIADB_WRITE_ROWS_COMPRESSED_V1 {
+            0 => (Change::Insert, kind::WRITE_ROWS_V1),
+            1 => (Change::Update, kind::UPDATE_ROWS_V1),
+            2 => (Change::Delete, kind::DELETE_ROWS_V1),
+            3 => (Change::Insert, kind::WRITE_ROWS),
+            4 => (Change::Update, kind::UPDATE_ROWS),
+            _ => (Change::Delete, kind::DELETE_ROWS),
+        };
+        let head = RowsHead::parse(plain, body).ok_or_else(|| self.malformed(header))?;
+        let mut scratch = std::mem::take(&mut self.inflated);
+        let done = match head.inflate(change, &mut scratch) {
+            Some(rows) => self.apply(rows, change),
+            None => Err(self.malformed(header)),
+        };
+        self.inflated = scratch;
+        done
+    }
+
+    fn apply(&mut self, rows: RowsHead<'_>, change: Change) -> Result<()> {
+        let Some(map) = self.maps.get(&rows.table) else {
+            let dummy = rows.table == NO_TABLE;
+            return if dummy { Ok(()) } else { Err(self.corrupt("rows of a table that no table map names")) };
+        };
+        let Some(at) = map.decoder else { return Ok(()) };
+        match self.decoders[at].apply(change, rows.body) {
+            Ok(n) => {
+                self.rows += n;
+                self.bytes += rows.body.len();
+                if self.is_full() { self.hand_out_part() } else { Ok(()) }
+            }
+            Err(error) => {
+                let name = self.decoders[at].schema().name.clone();
+                self.suspend(&name, error.with("log position", self.place()));
+                Ok(())
+            }
+        }
+    }
+
+    fn partial_update(&mut self, body: &[u8]) -> Result<()> {
+        let at = TableMap::id(body).and_then(|id| self.maps.get(&id)).and_then(|m| m.decoder);
+        if let Some(at) = at {
+            let name = self.decoders[at].schema().name.clone();
+            let error = Error::unsupported("the log holds parts of JSON documents only").with("table", &name);
+            self.suspend(&name, error.hint("SET GLOBAL binlog_row_value_options = '', and sync the table anew"));
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows >= self.options.batch_rows || self.bytes >= self.options.batch_bytes
+    }
+
+    // Transactions.
+
+    fn mysql_gtid(&mut self, event: u8, body: &[u8]) -> Result<()> {
+        let gtid = MySqlGtid::parse(body).ok_or_else(|| self.corrupt("the begin of a transaction is malformed"))?;
+        self.gtid_time_ms = gtid.commit_micros.and_then(|t| i64::try_from(t / 1000).ok());
+        if event == kind::GTID {
+            self.gtid = Some(Pending::MySql(gtid.uuid, gtid.number));
+        } else {
+            self.unnumbered();
+        }
+        Ok(())
+    }
+
+    /// A transaction without an id, or with one that we don't read: from here on file and offset count.
+    fn unnumbered(&mut self) {
+        (self.gtid, self.position.gtids) = (None, None);
+    }
+
+    /// What MariaDB has numbered before a file begins.
+    fn gtid_list(&mut self, header: &Header, body: &[u8]) -> Result<()> {
+        if self.position.gtids.is_none() && !header.is_artificial() && !self.in_transaction {
+            self.position.gtids = Some(event::gtid_list(body).ok_or_else(|| self.malformed(header))?);
+        }
+        Ok(())
+    }
+
+    fn mariadb_gtid(&mut self, header: &Header, body: &[u8]) -> Result<()> {
+        let gtid = MariaDbGtid::parse(body).ok_or_else(|| self.malformed(header))?;
+        self.gtid = Some(Pending::MariaDb(gtid.domain, header.server_id, gtid.sequence));
+        self.gtid_time_ms = None;
+        self.in_transaction = !gtid.is_standalone();
+        Ok(())
+    }
+
+    /// A transaction is complete.
+    fn commit(&mut self, header: &Header) -> Result<()> {
+        let gtids = &mut self.position.gtids;
+        match self.gtid.take() {
+            Some(Pending::MySql(uuid, number)) => {
+                if let Some(gtids) = gtids {
+                    gtids.add_mysql(uuid, number);
+                }
+            }
+            Some(Pending::MariaDb(domain, server, sequence)) => {
+                if let Some(gtids) = gtids {
+                    gtids.add_mariadb(domain, server, sequence);
+                }
+            }
+            None => {}
+        }
+        self.position.offset = self.here;
+        self.in_transaction = false;
+        (self.schema_changes, self.skip, self.split) = (0, 0, false);
+        self.time_ms = self.gtid_time_ms.take().or(Some(i64::from(header.time) * 1000).filter(|t| *t > 0));
+        self.transactions += 1;
+        self.moved = true;
+        for decoder in &mut self.decoders {
+            decoder.commit();
+        }
+        if self.maps.len() > MAPS {
+            self.maps.clear();
+        }
+        if self.is_full() || self.is_at_stop() { self.hand_out() } else { Ok(()) }
+    }
+
+    /// Throws the rows of the transaction away that was begun.
+    fn roll_back(&mut self) -> Result<()> {
+        self.in_transaction = false;
+        if self.decoders.iter().all(|d| d.uncommitted() == 0) && !self.split {
+            return Ok(());
+        }
+        if self.split {
+            return Err(Error::source_state(
+                "a large transaction was rolled back in the log after a part of it was read",
+            )
+            .hint("drop the job and create it again"));
+        }
+        for decoder in &mut self.decoders {
+            self.output.extend(decoder.take_committed()?.map(Event::Rows));
+        }
+        self.hand_out()
+    }
+
+    fn xa_prepare(&mut self, header: &Header, body: &[u8]) -> Result<()> {
+        let one_phase = body.first() == Some(&1);
+        if one_phase || self.decoders.iter().all(|d| d.uncommitted() == 0) && !self.split {
+            return self.commit(header);
+        }
+        Err(Error::unsupported("the log holds a prepared XA transaction on followed tables")
+            .hint("finish with one phase (XA COMMIT … ONE PHASE), or leave the tables out of the job"))
+    }
+
+    fn rotate(&mut self, header: &Header, body: &[u8]) -> Result<()> {
+        let (offset, file) = event::rotate(body).ok_or_else(|| self.malformed(header))?;
+        self.roll_back()?;
+        self.here = offset;
+        if self.position.file != file {
+            (self.position.file, self.position.offset) = (file, offset);
+            // What the server makes up at the begin only says where it begins.
+            self.moved |= !header.is_artificial();
+            if self.moved && self.is_at_stop() {
+                self.hand_out()?;
+            }
+        }
+        Ok(())
+    }
+
+    // Handing out.
+
+    fn is_at_stop(&self) -> bool {
+        let behind = |order| matches!(order, Some(Ordering::Equal | Ordering::Greater));
+        self.stop.as_ref().is_some_and(|(_, stop)| behind(self.position.compare(stop)))
+    }
+
+    /// Hands everything out with the commit behind it. Between transactions only.
+    fn hand_out(&mut self) -> Result<()> {
+        self.hand_out_rows()?;
+        let mut position = self.position.position();
+        if self.is_at_stop()
+            && let Some((text, stop)) = self.stop.take()
+            && self.position.compare(&stop) == Some(Ordering::Equal)
+        {
+            position = text;
+        }
+        self.output.push_back(Event::Commit(Commit {
+            position,
+            time_ms: self.time_ms.take(),
+            transactions: std::mem::take(&mut self.transactions),
+        }));
+        self.moved = false;
+        Ok(())
+    }
+
+    /// Hands out what is gathered inside a transaction that is larger than the limit.
+    fn hand_out_part(&mut self) -> Result<()> {
+        self.split = true;
+        self.hand_out_rows()
+    }
+
+    fn hand_out_rows(&mut self) -> Result<()> {
+        (self.rows, self.bytes) = (0, 0);
+        for decoder in &mut self.decoders {
+            self.output.extend(decoder.take()?.map(Event::Rows));
+        }
+        Ok(())
+    }
+
+    /// The table is no longer followed. What is gathered of it is dropped: it is parked at the last commit.
+    fn suspend(&mut self, table: &TableName, error: Error) {
+        self.schemas.remove(table);
+        self.forget_decoder(table);
+        self.output.push_back(Event::Suspend { table: table.clone(), error });
+    }
+
+    fn forget_decoder(&mut self, table: &TableName) {
+        let Some(at) = self.by_name.remove(table) else { return };
+        let rows = self.decoders[at].rows();
+        self.rows = self.rows.saturating_sub(rows);
+        self.decoders.remove(at);
+        self.by_name.values_mut().filter(|place| **place > at).for_each(|place| *place -= 1);
+        for map in self.maps.values_mut() {
+            map.decoder = match map.decoder {
+                Some(place) if place == at => None,
+                Some(place) if place > at => Some(place - 1),
+                other => other,
+            };
+        }
+    }
+
+    // Statements.
+
+    fn query(&mut self, header: &Header, query: &Query<'_>) -> Result<()> {
+        let (text, certain) = statement::decoded(query.text, query.collation);
+        match Kind::of(&text) {
+            Kind::Begin | Kind::XaStart => {
+                self.in_transaction = true;
+                Ok(())
+            }
+            Kind::Commit | Kind::XaFinish => self.commit(header),
+            Kind::Rollback => {
+                self.roll_back()?;
+                self.commit(header)
+            }
+            Kind::RollbackToSavepoint if self.decoders.iter().any(|d| d.uncommitted() > 0) || self.split => {
+                Err(Error::unsupported("the log holds a transaction that was rolled back to a savepoint")
+                    .with("statement", shortened(&text))
+                    .hint("transactions over tables of several storage engines cannot be followed"))
+            }
+            Kind::Savepoint | Kind::XaEnd | Kind::RollbackToSavepoint => Ok(()),
+            Kind::Rows => {
+                self.rows_by_statement(&text);
+                self.end_statement(header, &text)
+            }
+            Kind::Other => {
+                self.definition(header, query, &text, certain)?;
+                self.end_statement(header, &text)
+            }
+        }
+    }
+
+    /// A statement outside of a transaction is one.
+    fn end_statement(&mut self, header: &Header, text: &str) -> Result<()> {
+        if statement::leaves_transaction_open(text) {
+            self.in_transaction = true;
+        }
+        if self.in_transaction { Ok(()) } else { self.commit(header) }
+    }
+
+    /// Rows were changed by a statement that the log holds in place of them.
+    fn rows_by_statement(&mut self, text: &str) {
+        for table in statement::tables_named(text, self.schemas.keys()) {
+            let error = Error::unsupported("a change is in the log as a statement, not as rows")
+                .with("statement", shortened(text))
+                .with("table", &table);
+            self.suspend(&table, error.hint("SET GLOBAL binlog_format = 'ROW', and sync the table anew"));
+        }
+    }
+
+    fn definition(&mut self, header: &Header, query: &Query<'_>, text: &str, certain: bool) -> Result<()> {
+        let database = String::from_utf8_lossy(query.database);
+        let context = ddl::Context {
+            default_database: &database,
+            ansi_quotes: query.ansi_quotes(),
+            no_backslash_escapes: query.no_backslash_escapes(),
+            charsets: &self.options.charsets,
+            mariadb: self.mariadb,
+            lower_case_names: self.options.lower_case_names,
+        };
+        let steps = match ddl::parse(text, &context, &self.schemas, &self.pattern) {
+            Parsed::Unrelated => return Ok(()),
+            Parsed::CannotFollow { tables, why } => {
+                if self.is_waiting() {
+                    self.hand_out()?;
+                }
+                for table in tables {
+                    self.suspend(&table, why.clone());
+                }
+                return Ok(());
+            }
+            Parsed::Changes(steps) => steps,
+        };
+        if self.skip > 0 {
+            self.skip -= 1;
+            self.schema_changes += 1;
+            return Ok(());
+        }
+        if !certain {
+            let error = Error::unsupported("a statement is in a character set that is not known")
+                .with("statement", shortened(text));
+            let mut tables: Vec<_> = steps.into_iter().map(|(table, _)| table).collect();
+            tables.dedup();
+            tables.iter().for_each(|table| self.suspend(table, error.clone()));
+            return Ok(());
+        }
+        self.schema_change(header, text, steps)
+    }
+
+    /// Brings a schema change about: what is before is handed out, then the change, then the commit behind it.
+    fn schema_change(&mut self, header: &Header, text: &str, steps: Vec<(TableName, TableChange)>) -> Result<()> {
+        let schemas = match after(&self.schemas, &steps) {
+            Ok(schemas) => schemas,
+            Err((table, error)) => {
+                self.suspend(&table, error.with("statement", shortened(text)));
+                return Ok(());
+            }
+        };
+        if self.moved {
+            self.hand_out()?;
+        } else {
+            self.hand_out_rows()?;
+        }
+        self.schemas = schemas;
+        self.maps.clear();
+        self.decoders.clear();
+        self.by_name.clear();
+        self.output.push_back(Event::Schema(SchemaChange { statement: text.to_string(), steps }));
+        self.schema_changes += 1;
+        if self.in_transaction || statement::leaves_transaction_open(text) {
+            let position = Position { event: self.schema_changes, ..self.position.position() };
+            self.output.push_back(Event::Commit(Commit { position, time_ms: None, transactions: 0 }));
+            return Ok(());
+        }
+        self.commit(header)?;
+        if self.moved { self.hand_out() } else { Ok(()) }
+    }
+
+    // Errors.
+
+    fn corrupt(&self, what: &str) -> Error {
+        Error::corrupt(what).with("behind", self.place())
+    }
+
+    fn malformed(&self, header: &Header) -> Error {
+        self.corrupt(&format!("an event of type {} is malformed", header.kind))
+    }
+}
+
+/// The schemas behind a statement's steps, or the table that they don't fit.
+fn after(
+    schemas: &HashMap<TableName, Arc<TableSchema>>,
+    steps: &[(TableName, TableChange)],
+) -> Result<HashMap<TableName, Arc<TableSchema>>, (TableName, Error)> {
+    let mut schemas = schemas.clone();
+    for (table, change) in steps {
+        if let TableChange::CreateTable(schema) = change {
+            schemas.insert(schema.name.clone(), Arc::new(schema.clone()));
+            continue;
+        }
+        let Some(old) = schemas.remove(table) else {
+            return Err((table.clone(), Error::schema("a table that is not known is changed").with("table", table)));
+        };
+        if let Some(new) = old.after(change).map_err(|e| (table.clone(), e))? {
+            schemas.insert(new.name.clone(), Arc::new(new));
+        }
+    }
+    Ok(schemas)
+}
+
+/// The head of a row event: the number of its table map, and what is behind the post-header.
+struct RowsHead<'a> {
+    table: u64,
+    body: &'a [u8],
+}
+
+impl<'a> RowsHead<'a> {
+    fn parse(event: u8, body: &'a [u8]) -> Option<Self> {
+        let mut c = Cursor::new(body);
+        let table = c.u48()?;
+        c.u16()?;
+        if event >= kind::WRITE_ROWS {
+            let extra = usize::from(c.u16()?);
+            c.take(extra.checked_sub(2)?)?;
+        }
+        Some(RowsHead { table, body: c.rest() })
+    }
+
+    /// With the rows inflated into `out`; number of columns and bitmaps are never compressed.
+    fn inflate(self, change: Change, out: &mut Vec<u8>) -> Option<RowsHead<'_>> {
+        let mut c = Cursor::new(self.body);
+        let columns = usize::try_from(c.length()?).ok()?;
+        let bitmaps = if change == Change::Update { 2 } else { 1 };
+        c.take(columns.div_ceil(8).checked_mul(bitmaps)?)?;
+        let head = &self.body[..self.body.len() - c.rest().len()];
+        super::compressed::inflate(c.rest(), out)?;
+        out.splice(0..0, head.iter().copied());
+        Some(RowsHead { table: self.table, body: out })
+    }
+}

@@ -1,0 +1,119 @@
+//! Places in the log as text: `mysql-bin.000003:4567`, and where the server has global transaction ids also
+//! ` gtid=0-1-55` or ` gtid=uuid:1-77` behind it. The ids are what counts: they survive a change of the server; file and
+//! offset are what is left without them, and tell people where to look.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use freshet_core::{Error, Position, Result};
+
+use super::gtid::GtidSet;
+
+/// A place in a server's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPosition {
+    /// File name.
+    pub file: String,
+    /// Bytes from its begin.
+    pub offset: u64,
+    /// All transactions before it; `None` where the server does not number them (all).
+    pub gtids: Option<GtidSet>,
+}
+
+impl LogPosition {
+    /// Reads the text of a stored position.
+    ///
+    /// # Errors
+    /// `SourceState` when it is not one of MySQL's.
+    pub fn parse(position: &Position) -> Result<Self> {
+        Self::from_text(&position.commit).ok_or_else(|| {
+            Error::source_state("the stored position is not one of a MySQL log")
+                .with("position", position)
+                .hint("drop the job and create it again")
+        })
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        let (place, gtids) = match text.split_once(" gtid=") {
+            Some((place, gtids)) => (place, Some(GtidSet::parse(gtids)?)),
+            None => (text, None),
+        };
+        let (file, offset) = place.rsplit_once(':')?;
+        Some(LogPosition { file: file.to_string(), offset: offset.parse().ok()?, gtids })
+    }
+
+    /// As a stored position.
+    pub fn position(&self) -> Position {
+        Position::at(self.to_string())
+    }
+
+    /// The transaction ids, if there are any.
+    pub fn known_gtids(&self) -> Option<&GtidSet> {
+        self.gtids.as_ref().filter(|g| !g.is_empty())
+    }
+
+    /// The order of two places: by transaction ids where both have them, else by file and offset of the same server.
+    pub fn compare(&self, other: &LogPosition) -> Option<Ordering> {
+        if let (Some(a), Some(b)) = (self.known_gtids(), other.known_gtids()) {
+            return a.compare(b);
+        }
+        let (base, number) = file_number(&self.file)?;
+        let (other_base, other_number) = file_number(&other.file)?;
+        (base == other_base).then(|| (number, self.offset).cmp(&(other_number, other.offset)))
+    }
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.offset)?;
+        match self.known_gtids() {
+            Some(gtids) => write!(f, " gtid={gtids}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The order of two stored positions; `None` when they are not comparable.
+pub fn compare(a: &Position, b: &Position) -> Option<Ordering> {
+    let order = LogPosition::parse(a).ok()?.compare(&LogPosition::parse(b).ok()?)?;
+    Some(order.then(a.event.cmp(&b.event)))
+}
+
+/// Base name and number of a log file.
+pub fn file_number(file: &str) -> Option<(&str, u64)> {
+    let (base, number) = file.rsplit_once('.')?;
+    Some((base, number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Position {
+        Position::at(text)
+    }
+
+    #[test]
+    fn text() {
+        for text in ["mysql-bin.000003:4567", "bin:odd.000003:4 gtid=0-1-55,1-1-2"] {
+            assert_eq!(LogPosition::parse(&at(text)).unwrap().to_string(), text);
+        }
+        for bad in ["", "x", "x:y", "bin.1:4 gtid=x", "bin.1:-4"] {
+            assert!(LogPosition::parse(&at(bad)).is_err(), "{bad}");
+        }
+        assert_eq!(LogPosition::parse(&at("b.1:4 gtid=")).unwrap().to_string(), "b.1:4");
+    }
+
+    #[test]
+    fn order() {
+        use Ordering::*;
+        let cmp = |a: &str, b: &str| compare(&at(a), &at(b));
+        assert_eq!(cmp("b.000009:4", "b.000010:4"), Some(Less));
+        assert_eq!(cmp("b.999999:4", "b.1000000:4"), Some(Less));
+        assert_eq!(cmp("b.000009:4", "b.000009:4"), Some(Equal));
+        assert_eq!(cmp("b.000009:4", "c.000009:5"), None);
+        assert_eq!(cmp("b.000009:4 gtid=0-1-7", "c.000001:5 gtid=0-2-6"), Some(Greater));
+        assert_eq!(cmp("b.000009:4 gtid=0-1-7", "b.000009:5"), Some(Less));
+        assert_eq!(compare(&Position { event: 1, ..at("b.1:4") }, &at("b.1:4")), Some(Greater));
+    }
+}

@@ -1,0 +1,119 @@
+//! Becoming a replica: the session variables that a server looks at, and from where on its log is asked for.
+
+use std::time::Duration;
+
+use freshet_core::{ChangesRequest, Error, Result};
+
+use super::super::types::{Charsets, DecodeOptions};
+use super::super::wire::{Connection, Dump, Flavour};
+use super::gtid::GtidSet;
+use super::log::Log;
+use super::position::LogPosition;
+use super::stream::BinlogStream;
+
+/// How to stream.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    /// Our server id: unique among the server's replicas, and among the lanes of a job.
+    pub server_id: u32,
+    /// How values are decoded.
+    pub decode: DecodeOptions,
+    /// The server's default character sets, for tables that are created in the log.
+    pub charsets: Charsets,
+    /// `lower_case_table_names` is 1.
+    pub lower_case_names: bool,
+    /// Rows gathered before they are handed out.
+    pub batch_rows: usize,
+    /// Bytes of log gathered before they are handed out.
+    pub batch_bytes: usize,
+    /// How often the server gives a sign of life when nothing happens.
+    pub heartbeat: Duration,
+    /// After how long without any sign the connection counts as lost; several heartbeats.
+    pub lost_after: Duration,
+}
+
+impl StreamOptions {
+    /// With the usual limits.
+    pub fn new(server_id: u32) -> Self {
+        StreamOptions {
+            server_id,
+            decode: DecodeOptions::default(),
+            charsets: Charsets { server: "utf8mb4".into(), ..Charsets::default() },
+            lower_case_names: false,
+            batch_rows: 65_536,
+            batch_bytes: 16 << 20,
+            heartbeat: Duration::from_secs(5),
+            lost_after: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Streams the changes that `request` asks for, over a fresh connection.
+///
+/// # Errors
+/// `SourceState` for a position that is not one of this server's flavour; what the server says to the position itself
+/// comes with the stream's first event.
+pub async fn open(
+    mut connection: Connection,
+    request: &ChangesRequest,
+    options: StreamOptions,
+) -> Result<BinlogStream> {
+    let from = LogPosition::parse(&request.from)?;
+    let flavour = connection.server.flavour;
+    let checksums = prepare(&mut connection, &options).await?;
+    let dump = request_of(&mut connection, &from, options.server_id).await?;
+    connection.set_read_timeout(options.lost_after);
+    let log = Log::new(from, request, flavour == Flavour::MariaDb, checksums, options)?;
+    Ok(BinlogStream::new(connection.dump(&dump).await?, log))
+}
+
+/// Says what we can take. Gives whether the server's events will carry checksums.
+async fn prepare(connection: &mut Connection, options: &StreamOptions) -> Result<bool> {
+    let period = options.heartbeat.as_nanos();
+    connection
+        .execute(&format!(
+            "SET @master_heartbeat_period = {period}, @source_heartbeat_period = {period}, \
+             @master_binlog_checksum = @@global.binlog_checksum, @source_binlog_checksum = @@global.binlog_checksum"
+        ))
+        .await?;
+    if connection.server.flavour == Flavour::MariaDb {
+        connection.execute("SET @mariadb_slave_capability = 4").await?;
+    }
+    let rows = connection.query("SELECT @master_binlog_checksum").await?;
+    Ok(rows.first().and_then(|r| r.get_str(0)).is_some_and(|c| c.eq_ignore_ascii_case("CRC32")))
+}
+
+/// By transaction ids where the position has them and the server is sure to number all of its transactions, else by
+/// file and offset.
+async fn request_of(connection: &mut Connection, from: &LogPosition, server_id: u32) -> Result<Dump> {
+    match (connection.server.flavour, from.known_gtids()) {
+        (Flavour::MariaDb, Some(gtids @ GtidSet::MariaDb(_))) => {
+            connection
+                .execute(&format!(
+                    "SET @slave_connect_state = '{gtids}', @slave_gtid_strict_mode = 0, @slave_gtid_ignore_duplicates = 0"
+                ))
+                .await?;
+            return Ok(Dump::Position { server_id, file: String::new(), offset: 4 });
+        }
+        (Flavour::MySql, Some(gtids @ GtidSet::MySql(_))) => {
+            let rows = connection.query("SELECT @@global.gtid_mode").await?;
+            let on = rows.first().and_then(|r| r.get_str(0)).is_some_and(|mode| mode == "ON");
+            if let Some(executed) = gtids.encoded().filter(|_| on) {
+                return Ok(Dump::Gtids { server_id, executed });
+            }
+        }
+        (_, Some(_)) => {
+            return Err(Error::source_state("the stored position is of the other of MySQL and MariaDB")
+                .with("position", from)
+                .with("server", &connection.server.text)
+                .hint("drop the job and create it again"));
+        }
+        (_, None) => {}
+    }
+    let offset = u32::try_from(from.offset.max(4)).map_err(|_| {
+        Error::source_state("the position lies beyond 4 GiB in its file, where a server cannot be asked to begin")
+            .with("position", from)
+            .hint("switch global transaction ids on at the server (gtid_mode=ON), and sync anew")
+    })?;
+    Ok(Dump::Position { server_id, file: from.file.clone(), offset })
+}

@@ -1,0 +1,159 @@
+//! What kind of statement the log holds, from its first words, and statements that changed rows without logging them.
+
+use std::borrow::Cow;
+
+use encoding_rs::WINDOWS_1252;
+use freshet_core::TableName;
+
+/// What a statement in the log means for transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Begin,
+    Commit,
+    Rollback,
+    RollbackToSavepoint,
+    Savepoint,
+    XaStart,
+    XaEnd,
+    /// `XA COMMIT` or `XA ROLLBACK` of a transaction that was prepared before.
+    XaFinish,
+    /// It changes rows, and the log does not say which.
+    Rows,
+    /// Perhaps a data definition statement.
+    Other,
+}
+
+impl Kind {
+    pub(super) fn of(text: &str) -> Self {
+        let mut words = Words { rest: text };
+        let mut next = || words.next().unwrap_or_default().to_ascii_uppercase();
+        match next().as_str() {
+            "BEGIN" => Kind::Begin,
+            "START" if next() == "TRANSACTION" => Kind::Begin,
+            "COMMIT" => Kind::Commit,
+            "ROLLBACK" if next() == "TO" => Kind::RollbackToSavepoint,
+            "ROLLBACK" => Kind::Rollback,
+            "SAVEPOINT" | "RELEASE" => Kind::Savepoint,
+            "XA" => match next().as_str() {
+                "START" | "BEGIN" => Kind::XaStart,
+                "END" => Kind::XaEnd,
+                _ => Kind::XaFinish,
+            },
+            "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "LOAD" | "WITH" => Kind::Rows,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// The words at the begin of a statement, without comments.
+struct Words<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        loop {
+            self.rest = self.rest.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
+            if let Some(comment) = self.rest.strip_prefix("/*").filter(|c| !c.starts_with(['!', 'M'])) {
+                self.rest = comment.split_once("*/")?.1;
+            } else if self.rest.starts_with('#') || self.rest.starts_with("-- ") {
+                self.rest = self.rest.split_once('\n')?.1;
+            } else {
+                break;
+            }
+        }
+        let end = self.rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        Some(word).filter(|w| !w.is_empty())
+    }
+}
+
+/// Whether a statement creates a table and fills it in the same transaction (MySQL's CREATE TABLE … SELECT).
+pub(super) fn leaves_transaction_open(text: &str) -> bool {
+    let end = text.trim_end();
+    end.len() >= 17
+        && end.is_char_boundary(end.len() - 17)
+        && end[end.len() - 17..].eq_ignore_ascii_case("START TRANSACTION")
+}
+
+/// The followed tables whose names a statement holds as words; it may be too many, never too few.
+pub(super) fn tables_named<'a>(text: &str, followed: impl Iterator<Item = &'a TableName>) -> Vec<TableName> {
+    let text = text.to_lowercase();
+    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+    let names = |name: &str| {
+        let mut from = 0;
+        while let Some(at) = text[from..].find(name) {
+            let (before, behind) = (&text[..from + at], &text[from + at + name.len()..]);
+            if !before.ends_with(is_word) && !behind.starts_with(is_word) {
+                return true;
+            }
+            from += at + name.chars().next().map_or(1, char::len_utf8);
+        }
+        false
+    };
+    let mut found: Vec<_> = followed.filter(|t| names(&t.table.to_lowercase().replace('`', "``"))).cloned().collect();
+    found.sort();
+    found
+}
+
+/// A statement's text from the client's character set, and whether that is certain.
+pub(super) fn decoded(bytes: &[u8], collation: u16) -> (Cow<'_, str>, bool) {
+    if matches!(collation, 5 | 8 | 15 | 31 | 47..=49 | 94) {
+        return (WINDOWS_1252.decode_without_bom_handling(bytes).0, true);
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Cow::Borrowed(text), true),
+        Err(_) => (String::from_utf8_lossy(bytes), false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn kinds() {
+        for (text, kind) in [
+            ("BEGIN", Kind::Begin),
+            ("begin", Kind::Begin),
+            ("COMMIT /* x */", Kind::Commit),
+            ("ROLLBACK", Kind::Rollback),
+            ("ROLLBACK TO `a`", Kind::RollbackToSavepoint),
+            ("SAVEPOINT `a`", Kind::Savepoint),
+            ("XA START X'61',X'',1", Kind::XaStart),
+            ("XA COMMIT X'61',X'',1", Kind::XaFinish),
+            ("/* hi */ -- there\n# now\n  insert into t values (1)", Kind::Rows),
+            ("ALTER TABLE t ADD c INT", Kind::Other),
+            ("BEGINNING", Kind::Other),
+            ("", Kind::Other),
+            ("/* open", Kind::Other),
+        ] {
+            assert_eq!(Kind::of(text), kind, "{text}");
+        }
+        assert!(leaves_transaction_open("CREATE TABLE `t` (`a` int) START TRANSACTION"));
+        assert!(!leaves_transaction_open("ä"));
+    }
+
+    #[test]
+    fn names() {
+        let tables = [TableName::new("d", "orders"), TableName::new("d", "order"), TableName::new("d", "a`b")];
+        let named = |text: &str| tables_named(text, tables.iter()).into_iter().map(|t| t.table).collect::<Vec<_>>();
+        assert_eq!(named("UPDATE Orders SET x = 1"), ["orders"]);
+        assert_eq!(named("UPDATE `d`.`a``b`, `order` SET x = 1"), ["a`b", "order"]);
+        assert_eq!(named("INSERT INTO orders_old VALUES (1)"), [""; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text(text in ".{0,80}", bytes in proptest::collection::vec(any::<u8>(), 0..40), collation: u16) {
+            let _ = (Kind::of(&text), leaves_transaction_open(&text), decoded(&bytes, collation));
+            let table = [TableName::new("d", text.chars().take(2).collect::<String>())];
+            let _ = tables_named(&text, table.iter().filter(|t| !t.table.is_empty()));
+        }
+    }
+}
