@@ -7,6 +7,7 @@
 use freshet_tests::source::{Flavour, Source};
 
 mod bad_input;
+mod cli;
 mod clients;
 mod ddl;
 mod harness;
@@ -43,6 +44,8 @@ on_both_servers! {
     ddl::while_writers_write,
     scale::fifty_tables,
     scale::one_large_table,
+    cli::jobs,
+    cli::file_sink,
     clients::mariadb_command_line,
     clients::prepared_statements,
     clients::large_values,

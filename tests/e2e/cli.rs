@@ -1,0 +1,228 @@
+//! The command line as a whole process: what every command prints, its JSON envelope and exit code. Only what needs a
+//! database runs against one; the rest uses the built-in generator.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use freshet_tests::compare::{assert_equal, count};
+use freshet_tests::freshet::{Output, Sync, binary, connect, free_port, freshet, prepare_mark};
+use freshet_tests::source::Source;
+use mysql_async::prelude::Queryable;
+
+const COMMANDS: [&str; 13] = [
+    "demo",
+    "sync",
+    "serve",
+    "check",
+    "plan",
+    "tables",
+    "status",
+    "verify",
+    "pause",
+    "resume",
+    "drop",
+    "sql",
+    "completions",
+];
+
+fn envelope(out: &Output, command: &str) -> serde_json::Value {
+    let json = out.json();
+    assert_eq!(json["command"], command, "{out:?}");
+    assert_eq!(json["ok"], out.code == 0, "{out:?}");
+    assert_eq!(out.stdout.trim().lines().count(), 1, "one line: {out:?}");
+    json
+}
+
+#[test]
+fn help_and_completions_name_every_command() {
+    let help = freshet(&["--help"]);
+    assert_eq!(help.code, 0);
+    let completions = freshet(&["completions", "bash"]);
+    assert_eq!(completions.code, 0);
+    for command in COMMANDS {
+        assert!(help.stdout.contains(&format!("  {command} ")), "{command} is not in {}", help.stdout);
+        assert!(completions.stdout.contains(command));
+        let own = freshet(&[command, "--help"]);
+        assert_eq!(own.code, 0, "{own:?}");
+        assert!(own.stdout.contains("--json") && !own.stdout.contains('\u{1b}'), "{}", own.stdout);
+    }
+    assert!(freshet(&["--version"]).stdout.starts_with("freshet "));
+}
+
+#[test]
+fn suggests_what_was_meant() {
+    for (args, expected) in [
+        (vec!["snyc"], "sync"),
+        (vec!["sync", "generator://shop", "--tabels", "x"], "--tables"),
+        (vec!["check", "msql://h/x"], "mysql"),
+    ] {
+        let out = freshet(&args);
+        assert_eq!((out.code, out.stdout.as_str()), (2, ""), "{out:?}");
+        assert!(out.stderr.contains(expected), "{out:?}");
+    }
+    assert_eq!(freshet(&["sync"]).code, 2);
+}
+
+#[test]
+fn errors_in_the_envelope() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().display().to_string();
+    for args in [
+        vec!["verify", "nothing"],
+        vec!["pause", "nothing"],
+        vec!["resume", "nothing"],
+        vec!["drop", "nothing"],
+        vec!["status", "nothing"],
+        vec!["check", "mysqll://h/x"],
+    ] {
+        let out = freshet(&[&args[..], &["--json", "--data", &data]].concat());
+        let json = envelope(&out, args[0]);
+        assert_eq!(out.code, 2, "{out:?}");
+        assert!(json["error"]["message"].is_string() && json["error"]["kind"].is_string(), "{out:?}");
+    }
+}
+
+#[test]
+fn plan_and_tables_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let data_text = data.display().to_string();
+    let plan = freshet(&["plan", "generator://shop", "--data", &data_text]);
+    assert_eq!(plan.code, 0, "{plan:?}");
+    assert!(plan.stdout.contains("CREATE TABLE") && plan.stdout.contains("UNIQUE KEY"), "{}", plan.stdout);
+    for command in ["plan", "tables", "check"] {
+        let out = freshet(&[command, "generator://shop", "--json", "--data", &data_text]);
+        assert_eq!(out.code, 0, "{out:?}");
+        envelope(&out, command);
+    }
+    assert!(!data.exists(), "a command that only looks has made {data_text}");
+}
+
+/// The demo fills the warehouse, its numbers change, and the shop gets its new column on the way.
+#[tokio::test]
+async fn demo() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut child = Command::new(binary())
+        .args(["demo", "--rows", "2000", "--seconds", "12", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+        .arg(dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    let mut conn = loop {
+        match connect(port).await {
+            Ok(conn) => break conn,
+            Err(e) => assert!(start.elapsed() < Duration::from_secs(10), "{e}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    while child.try_wait().unwrap().is_none() {
+        if let Ok(Some(n)) = conn.query_first::<u64, _>("SELECT COUNT(*) FROM shop.orders").await {
+            seen.insert(n);
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "--seconds did not end it");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    assert!(seen.len() > 3, "the demo's orders did not change: {seen:?}");
+    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(said.contains(&port.to_string()), "does not say how to connect: {said}");
+}
+
+/// Statements from the argument and from the standard input, with and without a running process.
+#[tokio::test]
+async fn sql() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().display().to_string();
+    let out = freshet(&["sql", "SELECT 1 + 1 AS two, 'x' AS letter", "--data", &data]);
+    assert_eq!(out.code, 0, "{out:?}");
+    assert!(out.stdout.contains("two") && out.stdout.contains('2'), "{out:?}");
+    let out = freshet(&["sql", "SELECT 1 + 1 AS two", "--json", "--data", &data]);
+    envelope(&out, "sql");
+    let out = freshet(&["sql", "SELEC", "--data", &data]);
+    assert_eq!(out.code, 2, "{out:?}");
+}
+
+/// The life of a job: status, pause, resume, drop; the source's password nowhere.
+pub(crate) async fn jobs(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("jobs").await;
+    prepare_mark(&source, &db).await;
+    source.run(&format!("CREATE TABLE {db}.t (id INT PRIMARY KEY);\nINSERT INTO {db}.t VALUES (1)")).await;
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+
+    let status = sync.command(&["status", "job", "--json"]);
+    assert_eq!(status.code, 0, "{status:?}");
+    envelope(&status, "status");
+    let status_text = sync.command(&["status"]);
+    assert!(status_text.stdout.contains("streaming") && status_text.stdout.contains("live"), "{status_text:?}");
+
+    let paused = sync.command(&["pause", "job", "--json"]);
+    assert_eq!(paused.code, 0, "{paused:?}");
+    source.run(&format!("INSERT INTO {db}.t VALUES (2), (3)")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut ours = sync.connect().await;
+    assert_eq!(count(&mut ours, &db, "t").await, 1, "a paused job goes on");
+    assert!(sync.command(&["status"]).stdout.contains("paused"));
+    // A pause survives the process.
+    sync.kill();
+    sync.spawn();
+    let mut ours = sync.connect().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let resumed_by_sync = count(&mut ours, &db, "t").await == 3;
+    if !resumed_by_sync {
+        assert_eq!(sync.command(&["resume", "job"]).code, 0);
+    }
+    sync.caught_up(&source, &db).await;
+    assert_equal(&mut source.connect().await, &mut ours, &db).await;
+
+    let password = source.url.split([':', '@']).nth(2).unwrap();
+    for said in [sync.log(), status.stdout, status_text.stdout] {
+        assert!(!said.contains(password), "the password is shown: {said}");
+    }
+    assert_eq!(sync.command(&["drop", "job"]).code, 0);
+    assert_eq!(count(&mut ours, &db, "t").await, 3, "dropping a job keeps its tables");
+}
+
+/// A job that writes changes to files, for looking at them.
+pub(crate) async fn file_sink(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("files").await;
+    source
+        .run(&format!(
+            "CREATE TABLE {db}.t (id INT PRIMARY KEY, v VARCHAR(20));\nINSERT INTO {db}.t VALUES (1, 'copied')"
+        ))
+        .await;
+    let dir = tempfile::tempdir().unwrap();
+    let sink = format!("file://{}", dir.path().join("out").display());
+    let mut sync = Sync::new(&source.url, &format!("{db}.*"), &[&sink]);
+    sync.spawn();
+    let start = Instant::now();
+    let mut wrote = false;
+    loop {
+        let text = contents(&dir.path().join("out"));
+        if text.contains("copied") && !wrote {
+            source.run(&format!("UPDATE {db}.t SET v = 'streamed';\nDELETE FROM {db}.t")).await;
+            wrote = true;
+        }
+        if wrote && text.contains("streamed") && text.contains("delete") {
+            break;
+        }
+        assert!(sync.runs() && start.elapsed() < Duration::from_secs(30), "{text}\n{}", sync.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn contents(dir: &std::path::Path) -> String {
+    let Ok(entries) = std::fs::read_dir(dir) else { return String::new() };
+    let read = |path: std::path::PathBuf| {
+        if path.is_dir() { contents(&path) } else { std::fs::read_to_string(path).unwrap_or_default() }
+    };
+    entries.flatten().map(|e| read(e.path())).collect()
+}
