@@ -47,10 +47,10 @@ impl Session {
         };
         let affected = rows.num_rows() as u64;
         if affected > 0 {
-            let schema = Arc::new(table_schema(&table));
-            let ops = Int8Array::from(vec![ops; rows.num_rows()]);
-            let changes = ChangeBatch::new(schema, rows.columns().to_vec(), ops)?;
-            self.sql.warehouse.commit(vec![TableWrite { table: table.name.clone(), rows: changes }]).await?;
+            let ops = Some(Int8Array::from(vec![ops; rows.num_rows()]));
+            let rows = RecordBatch::try_new(table.arrow_schema(), rows.columns().to_vec())
+                .map_err(|e| Error::data("the rows do not fit the table").with("table", &table.name).because(e))?;
+            self.sql.warehouse.commit(None, vec![TableWrite { table: table.name.clone(), rows, ops }]).await?;
         }
         Ok(Outcome::Done { affected, info: String::new() })
     }

@@ -6,12 +6,15 @@ use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringArray, StringBuilder};
+use arrow::array::timezone::Tz;
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, StringBuilder, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use freshet_core::text;
+
+use super::variables::to_local;
 
 /// The functions, to be registered over DataFusion's own.
 pub(crate) fn all() -> Vec<ScalarUDF> {
@@ -95,7 +98,13 @@ fn texts(array: &ArrayRef) -> Result<StringArray> {
 
 /// The wall clock in microseconds; texts are read as MySQL writes dates.
 fn moments(array: &ArrayRef) -> Result<ArrayRef> {
-    Ok(cast(array, &DataType::Timestamp(TimeUnit::Microsecond, None))?)
+    let wall = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let DataType::Timestamp(_, Some(zone)) = array.data_type() else { return Ok(cast(array, &wall)?) };
+    let zone: Tz = zone.parse()?;
+    let instants = cast(array, &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())))?;
+    let instants = instants.as_primitive::<TimestampMicrosecondType>();
+    let local: TimestampMicrosecondArray = instants.unary(|utc| to_local(utc, &zone));
+    Ok(Arc::new(local.with_timezone_opt::<Arc<str>>(None)))
 }
 
 fn concat(args: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
@@ -234,8 +243,7 @@ fn from_unixtime(args: &[ArrayRef], _: usize) -> Result<ArrayRef> {
     let seconds = cast(&args[0], &DataType::Int64)?;
     let micros = seconds.as_primitive::<Int64Type>().unary_opt::<_, Int64Type>(|s| s.checked_mul(1_000_000));
     let micros: ArrayRef = Arc::new(micros);
-    let instants = cast(&micros, &DataType::Timestamp(TimeUnit::Microsecond, Some(zone(&args[1])?)))?;
-    Ok(cast(&instants, &DataType::Timestamp(TimeUnit::Microsecond, None))?)
+    moments(&cast(&micros, &DataType::Timestamp(TimeUnit::Microsecond, Some(zone(&args[1])?)))?)
 }
 
 #[cfg(test)]

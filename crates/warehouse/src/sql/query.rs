@@ -51,7 +51,7 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
             let rest = &sql[start..];
             Some(start + rest.char_indices().nth(column.checked_sub(1)?).map_or(rest.len(), |(i, _)| i))
         });
-        syntax_error(sql, at.unwrap_or(0), lower_first(what))
+        syntax_error(sql, at.unwrap_or(if what.contains("EOF") { sql.len() } else { 0 }), lower_first(what))
     };
     let dialect = DorisDialect::default();
     let mut parser = Parser::new(&dialect).with_recursion_limit(DEPTH).try_with_sql(sql).map_err(error)?;
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn syntax_errors_say_where() {
-        let e = parse("select 1\nfrom where x").unwrap_err();
+        let e = parse("select 1\nfrom t where").unwrap_err();
         assert!(e.line().contains("line 2"), "{}", e.line());
         assert!(parse("select 1 2").unwrap_err().line().contains("'2'"), "{}", parse("select 1 2").unwrap_err());
         let deep = format!("select {}1{}", "(".repeat(5000), ")".repeat(5000));

@@ -77,9 +77,8 @@ impl Session {
             return Ok(done());
         }
         if ["CREATE", "DROP", "ALTER", "TRUNCATE", "RENAME"].iter().any(|w| c.sees(w)) {
-            for statement in ddl::parse_in(&sql, self.database.as_deref())? {
-                self.sql.warehouse.ddl(&statement).await?;
-            }
+            let steps = ddl::parse_in(&sql, self.database.as_deref())?;
+            self.sql.warehouse.ddl(None, steps).await?;
             return Ok(done());
         }
         if ["INSERT", "REPLACE", "DELETE", "UPDATE"].iter().any(|w| c.sees(w)) {

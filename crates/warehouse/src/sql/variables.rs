@@ -2,11 +2,9 @@
 //! them. A variable of MySQL that we do not know can be set (it does nothing), but not read.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, TimestampMicrosecondArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
+use arrow::array::timezone::Tz;
+use chrono::{DateTime, Offset, TimeZone};
 use freshet_core::{Error, Result};
 
 /// The version that the server reports; Doris says the same, and tools decide by it what to send.
@@ -263,13 +261,14 @@ fn arrow_zone(written: &str) -> Result<String> {
 /// # Errors
 /// `Config` when there is no such zone.
 pub(crate) fn local_micros(utc: i64, zone: &str) -> Result<i64> {
-    let wrong = |e| Error::config(format!("unknown time zone '{zone}'")).because(e);
-    let instant = TimestampMicrosecondArray::from(vec![utc]).with_timezone(Arc::<str>::from(zone));
-    let local = cast(&instant, &DataType::Timestamp(TimeUnit::Microsecond, None)).map_err(wrong)?;
-    match local.is_null(0) {
-        true => Err(Error::config(format!("unknown time zone '{zone}'"))),
-        false => Ok(local.as_primitive::<TimestampMicrosecondType>().value(0)),
-    }
+    let tz: Tz = zone.parse().map_err(|e| Error::config(format!("unknown time zone '{zone}'")).because(e))?;
+    Ok(to_local(utc, &tz))
+}
+
+/// The wall clock at an instant.
+pub(crate) fn to_local(utc: i64, zone: &Tz) -> i64 {
+    let offset = DateTime::from_timestamp_micros(utc).map(|t| zone.offset_from_utc_datetime(&t.naive_utc()).fix());
+    utc.saturating_add(offset.map_or(0, |o| i64::from(o.local_minus_utc()) * 1_000_000))
 }
 
 #[cfg(test)]
