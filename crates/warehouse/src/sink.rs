@@ -1,0 +1,347 @@
+//! The warehouse as the target of jobs. A flush is one transaction over all its tables with the flush's label; columns
+//! are cast to exactly what the target column stores, and a value that does not fit is an error, never another value.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringBuilder};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{DataType as Arrow, DurationMicrosecondType, Field, Schema, TimeUnit};
+use async_trait::async_trait;
+use freshet_core::connector::{BatchStream, Flush, KeyRange, Purpose, Settled, Sink, Statement};
+use freshet_core::datatype::Doris;
+use freshet_core::{
+    ChangeBatch, Check, DataType, Error, Finding, Intent, Label, Result, TableChange, TableName, TablePattern,
+    TableSchema, Verdict, text,
+};
+use parquet::arrow::arrow_reader::RowSelection;
+
+use crate::catalog::{Table, TableColumn};
+use crate::storage::engine::{TableWrite, Warehouse, blocking};
+use crate::storage::key::{self, Keys};
+use crate::storage::value;
+use crate::storage::version::TableView;
+
+/// Writes changes into a [`Warehouse`].
+#[derive(Debug, Clone)]
+pub struct WarehouseSink {
+    warehouse: Arc<Warehouse>,
+}
+
+impl WarehouseSink {
+    /// Into that warehouse.
+    pub fn new(warehouse: Arc<Warehouse>) -> Self {
+        WarehouseSink { warehouse }
+    }
+}
+
+#[async_trait]
+impl Check for WarehouseSink {
+    async fn check(&self, _tables: &TablePattern) -> Vec<Finding> {
+        vec![Finding::new("warehouse", Verdict::Ok, format!("{} tables", self.warehouse.snapshot().tables().count()))]
+    }
+}
+
+#[async_trait]
+impl Sink for WarehouseSink {
+    fn plan(&self, target: &TableName, change: &TableChange, after: Option<&TableSchema>) -> Result<Vec<Statement>> {
+        freshet_core::ddl::doris::plan(Doris::Embedded, target, change, after)
+    }
+
+    async fn apply(&self, label: &Label, statement: &Statement) -> Result<()> {
+        let ddl = crate::sql::ddl::parse(&statement.0)?;
+        self.warehouse.ddl(Some(label), ddl).await.map_err(|e| e.with("statement", statement))
+    }
+
+    /// All loads of a flush become visible together. A [`Purpose::Part`] becomes visible at once.
+    async fn write(&self, flush: Flush) -> Result<()> {
+        let label = (flush.purpose != Purpose::Copy).then(|| flush.label.clone());
+        if label.as_ref().is_some_and(|l| self.warehouse.label_state(l)) {
+            return Ok(());
+        }
+        let snapshot = self.warehouse.snapshot();
+        let writes = blocking(move || {
+            let mut writes: Vec<TableWrite> = Vec::with_capacity(flush.loads.len());
+            for load in &flush.loads {
+                let missing = || Error::not_found(format!("table {} does not exist", load.target));
+                let view = snapshot.table(&load.target).ok_or_else(missing);
+                let write =
+                    view.and_then(|v| stored(&v.table, &load.rows)).map_err(|e| e.with("table", &load.target))?;
+                match writes.iter_mut().find(|w| w.table == write.table) {
+                    Some(earlier) => join(earlier, &write)?,
+                    None => writes.push(write),
+                }
+            }
+            Ok(writes)
+        })
+        .await?;
+        self.warehouse.commit(label, writes).await
+    }
+
+    async fn settle(&self, label: &Label, _intent: Option<&Intent>) -> Result<Settled> {
+        Ok(if self.warehouse.label_state(label) { Settled::Done } else { Settled::NotDone })
+    }
+
+    async fn rows(
+        &self,
+        target: &TableName,
+        schema: &Arc<TableSchema>,
+        range: &KeyRange,
+    ) -> Result<Box<dyn BatchStream>> {
+        let snapshot = self.warehouse.snapshot();
+        let view = snapshot.table(target).ok_or_else(|| Error::not_found(format!("table {target} does not exist")))?;
+        let wanted = schema.columns.iter().map(|c| {
+            let at = view.table.index_of(&c.name);
+            at.ok_or_else(|| Error::schema(format!("column {} is not in {target}", c.name)))
+        });
+        let wanted = wanted.collect::<Result<Vec<_>>>()?;
+        let bounds = Bounds::of(&view.table, range)?;
+        Ok(Box::new(Rows::new(Arc::clone(view), wanted, bounds)))
+    }
+}
+
+/// A second write to the same table in one flush goes behind the first.
+fn join(earlier: &mut TableWrite, later: &TableWrite) -> Result<()> {
+    let fail = |e| Error::internal("loads of one table differ in schema").with("table", &later.table).because(e);
+    earlier.rows = concat_batches(&earlier.rows.schema(), [&earlier.rows, &later.rows]).map_err(fail)?;
+    if let (Some(a), Some(b)) = (&earlier.ops, &later.ops) {
+        earlier.ops = Some(a.iter().chain(b.iter()).collect());
+    }
+    Ok(())
+}
+
+/// The rows with the target's columns and stored types.
+fn stored(table: &Table, batch: &ChangeBatch) -> Result<TableWrite> {
+    let rows = &batch.rows;
+    let mut columns = Vec::with_capacity(table.columns.len());
+    for column in &table.columns {
+        let source = batch.schema.column(&column.name);
+        let array = source.and_then(|s| rows.column_by_name(&s.name));
+        columns.push(match (source, array) {
+            (Some(source), Some(array)) => store(array, &source.data_type, column)?,
+            (Some(_), None) => {
+                return Err(Error::unsupported(format!("the rows carry no values for column {}", column.name))
+                    .hint("let the source send full rows (MySQL: binlog_row_image=FULL)"));
+            }
+            (None, _) => default(column, rows.num_rows())?,
+        });
+    }
+    if let Some(extra) = batch.schema.columns.iter().find(|c| table.index_of(&c.name).is_none()) {
+        return Err(Error::schema(format!("the target has no column {}", extra.name)).with("column", &extra.name));
+    }
+    let fields: Vec<_> =
+        table.columns.iter().zip(&columns).map(|(c, a)| Field::new(&c.name, a.data_type().clone(), true)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    let stored = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+        .map_err(|e| Error::internal("stored columns differ in length").because(e))?;
+    Ok(TableWrite { table: table.name.clone(), rows: stored, ops: Some(batch.ops().clone()) })
+}
+
+/// A column that only the target has.
+fn default(column: &TableColumn, rows: usize) -> Result<ArrayRef> {
+    match &column.default {
+        Some(freshet_core::DefaultValue::Literal(text)) => value::repeat(&value::parse(text, &column.data_type)?, rows),
+        _ => Ok(arrow::array::new_null_array(&column.data_type.to_arrow(), rows)),
+    }
+}
+
+/// Values of a source's column as the target column stores them.
+fn store(array: &ArrayRef, source: &DataType, column: &TableColumn) -> Result<ArrayRef> {
+    let target = column.data_type.to_arrow();
+    if *array.data_type() == target && !narrower(source, &column.data_type) {
+        return Ok(Arc::clone(array));
+    }
+    let refuse = || {
+        Err(Error::schema(format!(
+            "{source} cannot be stored exactly in column {} ({})",
+            column.name, column.data_type
+        ))
+        .with("column", &column.name))
+    };
+    match (array.data_type(), &target) {
+        (Arrow::Duration(TimeUnit::Microsecond), Arrow::Utf8) => {
+            let digits = if let DataType::Time { digits } = source { *digits } else { 6 };
+            let durations = array.as_primitive::<DurationMicrosecondType>();
+            let (mut out, mut one) = (StringBuilder::new(), String::new());
+            for value in durations {
+                one.clear();
+                value.into_iter().for_each(|micros| text::duration(micros, digits, &mut one));
+                out.append_option(value.map(|_| one.as_str()));
+            }
+            Ok(Arc::new(out.finish()))
+        }
+        (Arrow::Decimal256(..), Arrow::Utf8) => text::render_ref(array, source),
+        (Arrow::UInt64, Arrow::Decimal128(38, 0)) => {
+            let values = array.as_primitive::<arrow::datatypes::UInt64Type>();
+            let wide: arrow::array::Decimal128Array = values.iter().map(|v| v.map(i128::from)).collect();
+            Ok(Arc::new(wide.with_data_type(target)))
+        }
+        (from, to) if widens(from, to) => value::cast(array, to).map_err(|e| e.with("column", &column.name)),
+        (Arrow::Timestamp(..), Arrow::Timestamp(..)) => refuse(),
+        // Whole numbers into a narrower column: fine for those that fit.
+        (from, to) if from.is_integer() && to.is_integer() => {
+            value::cast(array, to).map_err(|e| e.with("column", &column.name))
+        }
+        _ => refuse(),
+    }
+}
+
+/// Whether equal Arrow types still lose digits.
+fn narrower(source: &DataType, target: &DataType) -> bool {
+    match (source, target) {
+        (DataType::DateTime { digits: a }, DataType::DateTime { digits: b })
+        | (DataType::Timestamp { digits: a }, DataType::Timestamp { digits: b }) => a > b,
+        _ => false,
+    }
+}
+
+/// Whether every value of one Arrow type is exactly a value of the other.
+fn widens(from: &Arrow, to: &Arrow) -> bool {
+    let bits = |t: &Arrow| -> Option<(bool, usize)> {
+        let signed = t.is_signed_integer();
+        (t.is_integer()).then(|| (signed, t.primitive_width().unwrap_or(0) * 8))
+    };
+    match (from, to) {
+        (Arrow::Float32, Arrow::Float64) => true,
+        (Arrow::Decimal128(p, s) | Arrow::Decimal256(p, s), Arrow::Decimal128(q, t) | Arrow::Decimal256(q, t)) => {
+            t >= s && i16::from(*q) - i16::from(*t) >= i16::from(*p) - i16::from(*s)
+        }
+        (from, Arrow::Decimal128(p, 0)) if from.is_integer() => *p >= 20,
+        (Arrow::Boolean, to) => to.is_integer(),
+        _ => match (bits(from), bits(to)) {
+            (Some((true, a)), Some((true, b))) => a <= b,
+            (Some((false, a)), Some((true, b))) => a < b,
+            _ => false,
+        },
+    }
+}
+
+/// Encoded bounds of the keys, upper one excluded; as far as the key's leading columns order here as at the source.
+struct Bounds {
+    from: Option<Vec<u8>>,
+    to: Option<Vec<u8>>,
+}
+
+impl Bounds {
+    fn of(table: &Table, range: &KeyRange) -> Result<Bounds> {
+        let bound = |values: &Option<Vec<String>>| -> Result<Option<(Vec<u8>, bool)>> {
+            let Some(values) = values else { return Ok(None) };
+            let mut columns = Vec::new();
+            for (column, text) in table.key().iter().zip(values) {
+                if !comparable(&column.data_type) {
+                    break;
+                }
+                columns.push(value::parse(text, &column.data_type).map_err(|e| e.with("column", &column.name))?);
+            }
+            if columns.is_empty() {
+                return Ok(None);
+            }
+            let whole = columns.len() == values.len();
+            Ok(Some((key::encode(&columns)?.get(0).to_vec(), whole)))
+        };
+        let from = bound(&range.from)?.map(|(key, _)| key);
+        // Of a bound that is cut short all keys that begin like it belong to the range.
+        let to = bound(&range.to)?.map(|(mut key, whole)| {
+            if !whole {
+                key.push(0xFF);
+            }
+            key
+        });
+        Ok(Bounds { from, to })
+    }
+
+    fn holds(&self, key: &[u8]) -> bool {
+        self.from.as_ref().is_none_or(|f| key >= f.as_slice()) && self.to.as_ref().is_none_or(|t| key < t.as_slice())
+    }
+}
+
+/// Types that every source orders like their encoded keys.
+fn comparable(data_type: &DataType) -> bool {
+    use DataType as T;
+    matches!(
+        data_type,
+        T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::Int128 | T::Decimal { .. } | T::Date | T::DateTime { .. }
+    )
+}
+
+/// Live rows of a table in some columns, segment by segment, then the delta.
+struct Rows {
+    view: Arc<TableView>,
+    wanted: Vec<usize>,
+    bounds: Bounds,
+    segment: usize,
+    batches: Option<crate::storage::reader::Batches>,
+    delta: Option<Vec<RecordBatch>>,
+}
+
+const BATCH_ROWS: usize = 8192;
+
+impl Rows {
+    fn new(view: Arc<TableView>, wanted: Vec<usize>, bounds: Bounds) -> Self {
+        Rows { view, wanted, bounds, segment: 0, batches: None, delta: None }
+    }
+
+    fn next_blocking(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            if let Some(batches) = &mut self.batches {
+                match batches.next().transpose()? {
+                    Some(batch) => {
+                        let batch = self.select(&value::adapt(&self.view.table, &batch)?)?;
+                        if batch.num_rows() > 0 {
+                            return Ok(Some(batch));
+                        }
+                    }
+                    None => self.batches = None,
+                }
+                continue;
+            }
+            if let Some(view) = self.view.segments.get(self.segment) {
+                self.segment += 1;
+                let meta = &view.segment.meta;
+                let past = |bound: &Option<Vec<u8>>, key: &[u8]| bound.as_ref().is_some_and(|b| b.as_slice() <= key);
+                let before = self.bounds.from.as_ref().is_some_and(|f| f.as_slice() > meta.max_key.as_slice());
+                if view.live_rows() > 0 && !before && !past(&self.bounds.to, &meta.min_key) {
+                    let selection = (!view.deletes.is_empty()).then(|| RowSelection::from_boolean_buffer(view.live()));
+                    self.batches = Some(view.open()?.batches(selection, BATCH_ROWS)?);
+                }
+                continue;
+            }
+            let delta = match &mut self.delta {
+                Some(delta) => delta,
+                None => self.delta.insert(self.view.delta()?),
+            };
+            let Some(batch) = delta.pop() else { return Ok(None) };
+            let batch = self.select(&batch)?;
+            if batch.num_rows() > 0 {
+                return Ok(Some(batch));
+            }
+        }
+    }
+
+    /// The rows within the bounds in the wanted columns.
+    fn select(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let fail = |e| Error::internal("cannot select rows").because(e);
+        let wanted = batch.project(&self.wanted).map_err(fail)?;
+        if self.bounds.from.is_none() && self.bounds.to.is_none() {
+            return Ok(wanted);
+        }
+        let keys: Keys = key::encode(&batch.columns()[..self.view.table.key_columns])?;
+        let inside: BooleanArray = (0..keys.len()).map(|i| Some(self.bounds.holds(keys.get(i)))).collect();
+        filter_record_batch(&wanted, &inside).map_err(fail)
+    }
+}
+
+#[async_trait]
+impl BatchStream for Rows {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let empty = Bounds { from: None, to: None };
+        let mine = Rows::new(Arc::clone(&self.view), Vec::new(), empty);
+        let mut moved = std::mem::replace(self, mine);
+        let (moved, batch) = blocking(move || {
+            let batch = moved.next_blocking()?;
+            Ok((moved, batch))
+        })
+        .await?;
+        *self = moved;
+        Ok(batch)
+    }
+}
