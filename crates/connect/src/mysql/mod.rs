@@ -29,6 +29,7 @@ use freshet_core::{
     Source, Split, TablePattern, TableSchema,
 };
 
+use binlog::StreamOptions;
 pub use types::{Charset, Charsets, DecodeOptions, MysqlType, ZeroDates};
 pub use url::Address;
 use wire::{Connection, Flavour};
@@ -36,6 +37,8 @@ use wire::{Connection, Flavour};
 /// A MySQL or MariaDB server. Connections are opened when they are needed.
 pub struct MySql {
     address: Address,
+    /// Our number as a replica for lane 0.
+    server_id: u32,
     /// Which server answered first: the others must be the same.
     identity: OnceLock<String>,
 }
@@ -46,7 +49,10 @@ impl MySql {
     /// # Errors
     /// `Config` when the URL is wrong.
     pub fn new(url: &str) -> Result<Self> {
-        Ok(MySql { address: Address::parse(url)?, identity: OnceLock::new() })
+        let address = Address::parse(url)?;
+        // Two replicas of the same number throw each other out, so that every process draws one of its own.
+        let server_id = address.server_id.unwrap_or_else(|| fastrand::u32(1 << 24..1 << 31));
+        Ok(MySql { address, server_id, identity: OnceLock::new() })
     }
 
     /// What the URL says.
@@ -102,8 +108,13 @@ impl Source for MySql {
     }
 
     async fn changes(&self, request: ChangesRequest) -> Result<Box<dyn ChangeStream>> {
-        let _ = request;
-        Err(Error::unsupported("streaming"))
+        let mut c = self.session().await?;
+        let mut options = StreamOptions::new(self.server_id.wrapping_add(request.lane).max(1));
+        options.decode = self.address.decode;
+        options.charsets = discover::charsets(&mut c).await?;
+        let rows = c.query("SELECT @@lower_case_table_names").await?;
+        options.lower_case_names = rows.first().and_then(|r| r.number(0)) == Some(1_u8);
+        Ok(Box::new(binlog::open(c, &request, options).await?))
     }
 
     /// A server keeps its log as long as its own settings say.

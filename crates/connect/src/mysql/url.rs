@@ -29,7 +29,7 @@ const TLS_MODES: [(&str, TlsMode); 5] = [
 pub struct Address {
     /// How to connect.
     pub connect: Options,
-    /// The number by which the server knows us as a replica; `None`: one is derived from the address.
+    /// The number by which the server knows us as a replica; `None`: one is drawn at random.
     pub server_id: Option<u32>,
     /// How values are decoded.
     pub decode: DecodeOptions,
@@ -45,7 +45,7 @@ impl Address {
     /// | --- | --- | --- |
     /// | `tls` (`ssl-mode`) | `disabled`, `preferred`, `required`, `verify-ca`, `verify-identity` | `preferred` |
     /// | `tls_ca` (`ssl-ca`) | a file of certificates of trusted authorities | the public authorities |
-    /// | `server_id` | 1 to 4294967294, unique among the server's replicas | derived |
+    /// | `server_id` | 1 to 4294967294, unique among the server's replicas | drawn at random |
     /// | `zero_dates` | `error`, `null`: dates that do not exist suspend their table, or become NULL | `error` |
     /// | `connections` | 1 to 64 | 4 |
     ///
