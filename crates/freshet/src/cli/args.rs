@@ -1,0 +1,254 @@
+//! What can be typed. Every command shares the options of [`Common`], before or behind its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Real-time data integration in one binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "freshet",
+    version,
+    about = "Keeps live, queryable copies of your MySQL and MariaDB tables",
+    after_help = "Begin with `freshet demo`, or with your own database:\n  \
+                  freshet check mysql://user:password@host:3306/shop\n  \
+                  freshet sync  mysql://user:password@host:3306/shop",
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// Options that every command has.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
+pub(crate) struct Common {
+    /// Folder that holds the warehouse and the jobs; one process at a time
+    #[arg(long, global = true, value_name = "DIR", env = "FRESHET_DATA", hide_env_values = true)]
+    pub(crate) data: Option<PathBuf>,
+    /// Print one JSON object {"command","ok","result","error"} on the standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// No progress and no warnings
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// No colours (NO_COLOR does the same)
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show it: a made-up shop flows into the warehouse, which can be queried meanwhile
+    Demo(Demo),
+    /// Copy tables, then follow every change of rows and schema; serves the warehouse
+    Sync(Sync),
+    /// Serve the warehouse and run the stored jobs
+    Serve(Serve),
+    /// Look whether tables can be followed, and print the statements that fix what is missing
+    Check(From),
+    /// Print the target tables and the mapping of types; changes nothing
+    Plan(From),
+    /// List the tables of a source
+    Tables(Tables),
+    /// Show jobs and their tables
+    Status(Status),
+    /// Prove that source and target are equal, while changes flow
+    Verify(Verify),
+    /// Let a job flush and stand still
+    Pause(Job),
+    /// Let a paused or failed job go on
+    Resume(Job),
+    /// Forget a job; its target tables stay
+    Drop(Job),
+    /// Query the warehouse
+    Sql(Sql),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Command {
+    /// Its name, for the JSON envelope.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Command::Demo(_) => "demo",
+            Command::Sync(_) => "sync",
+            Command::Serve(_) => "serve",
+            Command::Check(_) => "check",
+            Command::Plan(_) => "plan",
+            Command::Tables(_) => "tables",
+            Command::Status(_) => "status",
+            Command::Verify(_) => "verify",
+            Command::Pause(_) => "pause",
+            Command::Resume(_) => "resume",
+            Command::Drop(_) => "drop",
+            Command::Sql(_) => "sql",
+            Command::Completions { .. } => "completions",
+        }
+    }
+}
+
+/// How to listen.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Listen {
+    /// Where MySQL clients connect; port 0 takes a free one [default: 127.0.0.1:9030]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// File with the password of the warehouse's user root; without one, root has none and only this machine may connect
+    #[arg(long, value_name = "FILE")]
+    pub(crate) root_password_file: Option<PathBuf>,
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Rows that the shop begins with
+    #[arg(long, default_value_t = 20_000)]
+    pub(crate) rows: u64,
+    /// Transactions a second
+    #[arg(long, default_value_t = 200)]
+    pub(crate) rate: u64,
+    /// Another seed makes another shop
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// End by itself after so many seconds
+    #[arg(long, value_name = "N")]
+    pub(crate) seconds: Option<u64>,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+}
+
+/// A source, and which of its tables.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct From {
+    /// mysql://user:password@host:3306/database or generator://shop; ${NAME} stands for a variable of the environment
+    pub(crate) source: String,
+    /// Where to: leave out for the warehouse inside, or file:///folder, or - for the standard output
+    pub(crate) sink: Option<String>,
+    #[command(flatten)]
+    pub(crate) select: Select,
+}
+
+/// Which tables, and how to get in.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Select {
+    /// Tables to follow: shop.*,!shop.audit; without a database, the one of the URL [default: all of that database]
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) tables: Option<String>,
+    /// File with the source's password, so that it is neither in the command nor in the list of processes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Put all tables into this database [default: the source's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target_database: Option<String>,
+}
+
+/// `sync`.
+#[derive(Debug, Args)]
+pub(crate) struct Sync {
+    #[command(flatten)]
+    pub(crate) from: From,
+    /// Name of the job [default: the source's database]
+    #[arg(long, value_name = "JOB")]
+    pub(crate) name: Option<String>,
+    /// Replace target tables that exist already
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Connections that copy at the same time
+    #[arg(long, value_name = "N")]
+    pub(crate) connections: Option<usize>,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+}
+
+/// `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+}
+
+/// `tables`.
+#[derive(Debug, Args)]
+pub(crate) struct Tables {
+    /// mysql://user:password@host:3306/database or generator://shop
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) select: Select,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Only this job
+    pub(crate) job: Option<String>,
+    /// Show it again every second
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The job
+    pub(crate) job: String,
+    /// Only these tables: shop.orders,shop.c*
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) tables: Option<String>,
+}
+
+/// A command about one job.
+#[derive(Debug, Args)]
+pub(crate) struct Job {
+    /// The job
+    pub(crate) job: String,
+}
+
+/// `sql`.
+#[derive(Debug, Args)]
+pub(crate) struct Sql {
+    /// The statements; without them they are read from the standard input
+    pub(crate) query: Option<String>,
+    /// The database to use
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_knows_its_name() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let rest: &[&str] = match name {
+                "check" | "plan" | "tables" | "sync" => &["generator://shop"],
+                "verify" | "pause" | "resume" | "drop" => &["job"],
+                "completions" => &["bash"],
+                _ => &[],
+            };
+            let parsed = Cli::try_parse_from([&["freshet", name], rest].concat()).expect(name);
+            assert_eq!(parsed.command.name(), name);
+        }
+    }
+}

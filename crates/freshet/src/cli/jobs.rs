@@ -1,0 +1,66 @@
+//! `status`, `pause`, `resume`, `drop`: asked of the running process, or done on the data directory when none runs.
+
+use std::time::Duration;
+
+use freshet_core::engine::{JobState, JobStatus};
+use freshet_core::{Error, Result};
+use serde_json::json;
+
+use super::args::Status;
+use crate::node::Asked;
+use crate::render::{Printer, Reply, envelope, status as shown};
+use crate::signals::Signals;
+
+/// How often `--watch` looks.
+const WATCH: Duration = Duration::from_secs(1);
+
+pub(super) async fn status(args: &Status, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
+    if !args.watch {
+        let jobs = asked.jobs("status", args.job.as_deref()).await?;
+        printer.data(&text(&jobs, printer));
+        return Ok(Reply::of(json!({ "jobs": jobs })));
+    }
+    let mut signals = Signals::new()?;
+    loop {
+        let jobs = asked.jobs("status", args.job.as_deref()).await?;
+        if printer.json {
+            let line = envelope("status", &Ok(Reply::of(json!({ "jobs": jobs }))));
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
+        } else {
+            // Clears the terminal's screen, where there is one.
+            let clear = if printer.terminal { "\x1b[H\x1b[2J" } else { "" };
+            printer.data(&format!("{clear}{}\n", text(&jobs, printer)));
+        }
+        tokio::select! {
+            _ = signals.next() => std::process::exit(0),
+            () = tokio::time::sleep(WATCH) => {}
+        }
+    }
+}
+
+fn text(jobs: &[JobStatus], printer: &Printer) -> String {
+    if jobs.is_empty() {
+        return "no jobs yet; `freshet sync SOURCE` makes one\n".into();
+    }
+    let jobs: Vec<String> = jobs.iter().map(|j| shown::job(j, printer.data_style)).collect();
+    jobs.join("\n")
+}
+
+/// `pause`, `resume` or `drop`.
+pub(super) async fn act(command: &str, job: &str, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
+    let jobs = asked.jobs(command, Some(job)).await?;
+    let status = jobs.first().ok_or_else(|| Error::internal("no answer about the job"))?;
+    let green = |text: &str| printer.style.green(text);
+    match (command, status.state) {
+        ("drop", _) => printer.note(&format!("{} {job}; its target tables stay", green("dropped"))),
+        ("pause", _) => {
+            let at = status.position.as_deref().unwrap_or("the beginning");
+            printer.note(&format!("{} {job} at {at}", green("paused")));
+        }
+        (_, JobState::Stopped) => {
+            printer.note(&format!("{} {job}; it goes on when `freshet serve` runs", green("resumed")));
+        }
+        _ => printer.note(&format!("{} {job}", green("resumed"))),
+    }
+    Ok(Reply::of(json!({ "job": status })))
+}

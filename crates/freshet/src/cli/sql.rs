@@ -1,0 +1,36 @@
+//! `sql`: statements for the warehouse, of the running process or of the data directory.
+
+use std::io::{IsTerminal, Read};
+
+use freshet_core::{Error, Result};
+use serde_json::json;
+
+use super::args::Sql;
+use crate::node::Asked;
+use crate::render::rows::{as_lines, as_table};
+use crate::render::{Printer, Reply};
+
+pub(super) async fn run(args: &Sql, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
+    let query = match &args.query {
+        Some(query) => query.clone(),
+        None => read_input()?,
+    };
+    let results = asked.sql(&query, args.database.as_deref()).await?;
+    let table = std::io::stdout().is_terminal();
+    for set in &results {
+        printer.data(&if table { as_table(set) } else { as_lines(set) });
+        if set.truncated && !table {
+            printer.note(&format!("{} only the first rows are shown", printer.style.yellow("warning:")));
+        }
+    }
+    Ok(Reply::of(json!({ "results": results })))
+}
+
+fn read_input() -> Result<String> {
+    let mut text = String::new();
+    std::io::stdin()
+        .lock()
+        .read_to_string(&mut text)
+        .map_err(|e| Error::config("the statements on the standard input cannot be read").because(e))?;
+    Ok(text)
+}

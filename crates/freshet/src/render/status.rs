@@ -1,0 +1,87 @@
+//! Jobs and their tables, as `status` and the end of `sync` show them.
+
+use freshet_core::engine::{JobState, JobStatus};
+
+use super::progress::share;
+use super::table::table;
+use super::{Style, bytes, count, lag};
+
+/// A job with its tables.
+pub(crate) fn job(status: &JobStatus, style: Style) -> String {
+    let state = status.state.to_string();
+    let state = match status.state {
+        JobState::Streaming | JobState::Copying | JobState::Starting => style.green(&state),
+        JobState::Retrying | JobState::Paused | JobState::Stopped => style.yellow(&state),
+        JobState::Failed => style.red(&state),
+    };
+    let mut out = format!("{}  {state}  {} → {}\n", style.bold(&status.name), status.source, status.sink);
+    let mut facts = Vec::new();
+    facts.extend(status.position.as_ref().filter(|p| !p.is_empty()).map(|p| format!("position {p}")));
+    facts.extend(status.lag_ms.map(|ms| format!("lag {}", lag(ms))));
+    facts.extend(status.lag_bytes.filter(|b| *b > 0).map(|b| format!("{} behind", bytes(b))));
+    if !facts.is_empty() {
+        out.push_str(&format!("{}\n", facts.join(", ")));
+    }
+    if let Some(error) = &status.error {
+        out.push_str(&super::error(error, style));
+    }
+    out.push_str(&tables(status));
+    for (name, error) in status.tables.iter().filter_map(|t| t.error.as_ref().map(|e| (&t.name, e))) {
+        out.push_str(&format!("\n{} {name}: {}\n", style.yellow("suspended"), error.line()));
+        out.push_str(&error.hint.as_ref().map_or(String::new(), |h| format!("{} {h}\n", style.cyan("hint:"))));
+    }
+    out
+}
+
+/// The table of a job's tables.
+pub(crate) fn tables(status: &JobStatus) -> String {
+    if status.tables.is_empty() {
+        return String::new();
+    }
+    let rows = status.tables.iter().map(|t| {
+        let copied = match share(t).filter(|s| *s < 1.0 && t.state == "copying") {
+            Some(share) => format!("{} ({}%)", count(t.rows_copied), (share * 100.0) as u64),
+            None => count(t.rows_copied),
+        };
+        let target = if t.target == t.name { String::new() } else { t.target.to_string() };
+        vec![t.name.to_string(), target, t.state.replace('_', " "), copied, count(t.changes)]
+    });
+    table(&["Table", "Target", "State", "Rows copied", "Changes"], &["Rows copied", "Changes"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::progress;
+    use super::*;
+    use freshet_core::{Error, TableName};
+
+    #[test]
+    fn shows_tables_and_reasons() {
+        let mut status: JobStatus = serde_json::from_value(serde_json::json!({
+            "name": "shop", "state": "streaming", "source": "mysql://root:***@db/shop", "sink": "embedded:",
+            "position": "bin.1:4", "lag_ms": 3, "lag_bytes": 0, "rows_copied": 12, "changes": 5, "flushes": 1,
+            "transactions": 2, "error": null, "started_ms": null, "tables": []
+        }))
+        .unwrap();
+        let mut audit: freshet_core::engine::TableStatus = serde_json::from_value(serde_json::json!({
+            "name": {"database": "shop", "table": "audit"}, "target": {"database": "dw", "table": "audit"},
+            "state": "suspended", "rows_estimated": 10, "rows_copied": 1200, "bytes_copied": 1, "splits_done": 0,
+            "splits": 1, "changes": 0, "error": null
+        }))
+        .unwrap();
+        audit.error = Some(Error::unsupported("no primary key").hint("add one"));
+        status.tables = vec![audit];
+        let text = job(&status, Style { color: false });
+        assert_eq!(
+            text,
+            "shop  streaming  mysql://root:***@db/shop → embedded:\nposition bin.1:4, lag 3 ms\n \
+             Table       Target    State      Rows copied  Changes\n\
+             ──────────────────────────────────────────────────────\n \
+             shop.audit  dw.audit  suspended        1,200        0\n\n\
+             suspended shop.audit: no primary key\nhint: add one\n"
+        );
+        assert_eq!(progress::share(&status.tables[0]), Some(0.99));
+        status.tables[0].target = TableName::new("shop", "audit");
+        assert!(!tables(&status).contains("dw"));
+    }
+}
