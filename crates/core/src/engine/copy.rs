@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::batch::{ChangeBatch, OP_UPSERT, concat};
 use crate::connector::{Flush, Load, Purpose, Sink, Source, Split};
-use crate::engine::job::{End, Job, stopped, with_retries};
+use crate::engine::job::{End, Job, MAIN, stopped, with_retries};
 use crate::engine::reader::Task;
 use crate::engine::status::{JobState, Progress};
 use crate::error::{Error, Result, Retry};
@@ -69,19 +69,25 @@ impl Job {
             self.suspend(&name, error).await?;
         }
         let high = self.source.end(None).await?.position;
+        self.caught_up(&copying, &high).await?;
+        Ok(None)
+    }
+
+    /// The copy of these tables has ended at the log's end `high`.
+    async fn caught_up(&mut self, tables: &[TableName], high: &Position) -> Result<()> {
         let mut change = Change::new();
-        for name in copying {
-            let Some(record) = self.tables.get_mut(&name).filter(|t| t.state == TableState::Copying) else { continue };
+        for name in tables {
+            let Some(record) = self.tables.get_mut(name).filter(|t| t.state == TableState::Copying) else { continue };
             record.state = TableState::CatchingUp { high: high.clone() };
             change.table(&self.spec.name, record);
         }
         if !self.rules.low_position {
-            self.lane.position = high;
-            change.lane(&self.spec.name, super::job::MAIN, &self.lane);
+            self.lane.position = high.clone();
+            change.lane(&self.spec.name, MAIN, &self.lane);
         }
         self.store.commit(change).await?;
         self.progress.set_tables(self.tables.values());
-        Ok(None)
+        Ok(())
     }
 
     /// The splits that are left, cutting the tables that are not cut yet.
@@ -146,6 +152,8 @@ impl Job {
         let copying: Vec<_> =
             self.tables.values().filter(|t| t.state == TableState::Copying).map(|t| t.name.clone()).collect();
         let work = self.plan_copy(&copying).await?;
+        let high = self.source.end(None).await?.position;
+        self.caught_up(&copying, &high).await?;
         let (shared, source) = (self.shared(work), Arc::clone(&self.source));
         Ok(Task::spawn(async move {
             let _ = copy_splits(shared, source, 1).await;

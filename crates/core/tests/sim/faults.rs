@@ -33,7 +33,7 @@ impl Faults {
     /// No more faults: what is left must come to its end.
     pub fn calm(&self) {
         let mut inner = self.inner.lock().unwrap();
-        (inner.crash, inner.lost) = (0.0, 0.0);
+        (inner.crash, inner.lost, inner.slow_ms) = (0.0, 0.0, 0);
     }
 
     pub fn crashes(&self) -> usize {
@@ -75,6 +75,13 @@ impl Faults {
         if pause > 0 {
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
+    }
+
+    /// Whether the source's connection breaks.
+    pub fn disconnects(&self) -> bool {
+        let mut inner = self.inner.lock().unwrap();
+        let p = inner.lost / 10.0;
+        inner.rng.f64() < p
     }
 
     /// Whether this call's request or reply is lost.

@@ -231,7 +231,10 @@ impl Sim {
                 return found.difference.take().map_or(Ok((found.compared, self.faults.crashes())), Err);
             }
         }
-        Err("stuck: not finished although nothing fails any more".into())
+        let (lane, tables) = (self.store.lane(JOB, 0), self.store.tables(JOB));
+        let world = self.world.lock().unwrap();
+        let end = (world.log.len(), world.visible, world.is_finished());
+        Err(format!("stuck although nothing fails any more: source {end:?}, lane {lane:?}, tables {tables:?}"))
     }
 }
 

@@ -186,7 +186,7 @@ impl ChangeStream for Changes {
                 return Ok(event);
             }
             self.faults.point("next event").await;
-            if self.faults.chance(0.01) {
+            if self.faults.disconnects() {
                 return Err(Error::source_unavailable("connection lost"));
             }
             self.gather();

@@ -189,7 +189,7 @@ impl World {
 
     pub fn is_finished(&self) -> bool {
         self.copied_at.is_some_and(|at| self.log.len() >= self.shape.entries.max(at + self.shape.entries / 2))
-            || self.log.len() > self.shape.entries * 50
+            || self.log.len() > self.shape.entries * 5
     }
 
     /// Commits one more entry.
