@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     published: RwLock<Arc<Snapshot>>,
     labels: Mutex<Labels>,
     next_segment: AtomicU64,
+    /// Layers with a lower id get no more rows.
+    sealed: AtomicU64,
     poisoned: Mutex<Option<Error>>,
     log_bytes: AtomicU64,
     stopping: AtomicBool,
@@ -166,6 +168,14 @@ impl Shared {
         self.next_segment.fetch_max(least, Ordering::Relaxed);
     }
 
+    pub(crate) fn seal_layers_below(&self, id: u64) {
+        self.sealed.store(id, Ordering::Release);
+    }
+
+    pub(crate) fn is_sealed(&self, layer: u64) -> bool {
+        layer < self.sealed.load(Ordering::Acquire)
+    }
+
     pub(crate) fn label_known(&self, label: &Label) -> bool {
         lock(&self.labels).contains(label)
     }
@@ -197,7 +207,7 @@ pub struct Warehouse {
     shared: Arc<Shared>,
     commands: Mutex<Option<mpsc::Sender<Command>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    _lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 impl std::fmt::Debug for Warehouse {
@@ -243,6 +253,7 @@ impl Warehouse {
             published: RwLock::default(),
             labels: Mutex::default(),
             next_segment: AtomicU64::new(manifest.next_segment),
+            sealed: AtomicU64::new(0),
             poisoned: Mutex::default(),
             log_bytes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -267,7 +278,7 @@ impl Warehouse {
             threads.push(spawn("warehouse-compaction", move || compact.compact_loop())?);
         }
         let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
-        Ok(Arc::new(Warehouse { shared, commands, threads, _lock: lock }))
+        Ok(Arc::new(Warehouse { shared, commands, threads, lock: Mutex::new(Some(lock)) }))
     }
 
     /// One version of everything.
@@ -389,11 +400,10 @@ impl Warehouse {
     /// `Internal` when a thread has died.
     pub async fn close(&self) -> Result<()> {
         let threads = self.stop();
-        blocking(move || {
-            let died = threads.into_iter().map(JoinHandle::join).any(|r| r.is_err());
-            if died { Err(Error::internal("a thread of the warehouse has died")) } else { Ok(()) }
-        })
-        .await
+        let died =
+            blocking(move || Ok(threads.into_iter().map(JoinHandle::join).filter(|r| r.is_err()).count())).await?;
+        lock(&self.lock).take();
+        if died > 0 { Err(Error::internal("a thread of the warehouse has died")) } else { Ok(()) }
     }
 
     fn stop(&self) -> Vec<JoinHandle<()>> {

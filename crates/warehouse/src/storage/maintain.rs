@@ -76,9 +76,12 @@ impl Maintainer {
     pub(crate) fn flush(&self) -> Result<()> {
         self.ask(Work::Seal)?;
         let snapshot = self.shared.snapshot();
-        for view in snapshot.tables().filter(|v| !v.layers.is_empty()) {
-            let layers = view.layers.iter().cloned().map(Input::Layer).collect();
-            self.rewrite(view, layers)?;
+        for view in snapshot.tables() {
+            let sealed = view.layers.iter().filter(|l| self.shared.is_sealed(l.id));
+            let layers: Vec<_> = sealed.cloned().map(Input::Layer).collect();
+            if !layers.is_empty() {
+                self.rewrite(view, layers)?;
+            }
         }
         self.ask(Work::Checkpoint)?;
         self.shared.wake_compaction();

@@ -152,6 +152,7 @@ impl Writer {
             }
             Work::Seal => {
                 self.keys.values_mut().for_each(|k| k.open = None);
+                self.shared.seal_layers_below(self.next_layer);
                 self.log.roll().map_err(|e| self.shared.poison(e)).map(|()| Done::Yes)
             }
             Work::Install { table, moved, segment } => self.install(table, &moved, segment, group),
