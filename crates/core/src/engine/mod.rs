@@ -10,7 +10,7 @@ mod schema_change;
 mod spec;
 mod status;
 mod stream;
-pub mod verify;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 pub use job::Rules;
 pub use spec::{JobOptions, JobSpec};
 pub use status::{JobState, JobStatus, TableStatus};
+pub use verify::{Difference, Mismatch, TableReport, VerifyOptions, VerifyReport};
 
 use crate::connector::{Sink, Source};
 use crate::error::{Error, Result};

@@ -4,6 +4,8 @@
 //! included. `SIM_SEEDS`, `SIM_SEED` (one seed, with its trace) and `SIM_MUTATION` (a rule to break) steer it;
 //! `cargo xtask sim` sets them.
 
+#![allow(clippy::unwrap_used)] // a test: a broken lock or runtime is a failure
+
 mod faults;
 mod sink;
 mod source;
