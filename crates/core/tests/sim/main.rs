@@ -4,7 +4,8 @@
 //! included. `SIM_SEEDS`, `SIM_SEED` (one seed, with its trace) and `SIM_MUTATION` (a rule to break) steer it;
 //! `cargo xtask sim` sets them.
 
-#![allow(clippy::unwrap_used)] // a test: a broken lock or runtime is a failure
+// A test: a broken lock or runtime is a failure, and its modules have no outside.
+#![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod faults;
 mod sink;

@@ -56,7 +56,8 @@ impl State {
         let names: Vec<String> = rows.schema().fields().iter().map(|f| f.name().clone()).collect();
         let columns: Vec<_> = table.schema.columns.iter().map(|c| c.name.clone()).collect();
         let mut sorted = (names[..names.len() - 1].to_vec(), columns.clone());
-        (sorted.0.sort(), sorted.1.sort());
+        sorted.0.sort();
+        sorted.1.sort();
         if sorted.0 != sorted.1 {
             self.violation = Some(format!("rows of {} have columns {names:?}, the table has {columns:?}", load.target));
             return Ok(());
