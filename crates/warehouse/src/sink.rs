@@ -345,3 +345,103 @@ impl BatchStream for Rows {
         Ok(batch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{DurationMicrosecondArray, Int8Array, TimestampMicrosecondArray, UInt8Array, UInt64Array};
+    use freshet_core::connector::Load;
+    use freshet_core::{Column, ErrorKind};
+
+    use crate::catalog::{ColumnDef, Ddl, Model, TableDef};
+    use crate::storage::engine::Options;
+
+    fn target(types: &[(&str, DataType)]) -> Vec<Ddl> {
+        let column = |(name, data_type): &(&str, DataType)| ColumnDef {
+            name: (*name).into(),
+            data_type: data_type.clone(),
+            nullable: *name != "k",
+            default: None,
+            comment: String::new(),
+        };
+        let table = TableDef {
+            name: TableName::new("d", "t"),
+            columns: types.iter().map(column).collect(),
+            model: Model::Unique,
+            key: vec!["k".into()],
+            comment: String::new(),
+        };
+        vec![
+            Ddl::CreateDatabase { name: "d".into(), if_not_exists: false },
+            Ddl::CreateTable { table, if_not_exists: false },
+        ]
+    }
+
+    fn flush(label: &str, columns: Vec<(&str, DataType, ArrayRef)>, purpose: Purpose) -> Flush {
+        let n = columns[0].2.len();
+        let schema = TableSchema {
+            name: TableName::new("s", "t"),
+            columns: columns.iter().map(|(n, t, _)| Column::new(*n, t.clone())).collect(),
+            key: vec!["k".into()],
+            comment: String::new(),
+        };
+        let arrays = columns.into_iter().map(|(_, _, a)| a).collect();
+        let rows = ChangeBatch::new(Arc::new(schema), arrays, Int8Array::from(vec![0; n])).unwrap();
+        let load = Load { target: TableName::new("d", "t"), label: Label(label.into()), rows };
+        Flush { label: Label(label.into()), loads: vec![load], purpose }
+    }
+
+    async fn sink(types: &[(&str, DataType)]) -> (tempfile::TempDir, WarehouseSink) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { background: false, ..Options::default() };
+        let warehouse = Warehouse::open(dir.path(), options).await.unwrap();
+        warehouse.ddl(None, target(types)).await.unwrap();
+        (dir, WarehouseSink::new(warehouse))
+    }
+
+    #[tokio::test]
+    async fn values_are_stored_exactly_and_come_back() {
+        let (_dir, sink) = sink(&[("k", DataType::Int16), ("big", DataType::Int128), ("t", DataType::TEXT)]).await;
+        let columns = || -> Vec<(&str, DataType, ArrayRef)> {
+            vec![
+                ("k", DataType::UInt8, Arc::new(UInt8Array::from(vec![1, 255]))),
+                ("big", DataType::UInt64, Arc::new(UInt64Array::from(vec![Some(u64::MAX), None]))),
+                ("t", DataType::Time { digits: 1 }, Arc::new(DurationMicrosecondArray::from(vec![-3_600_100_000, 0]))),
+            ]
+        };
+        sink.write(flush("a", columns(), Purpose::Stream)).await.unwrap();
+        sink.write(flush("a", columns(), Purpose::Stream)).await.unwrap();
+        assert_eq!(sink.settle(&Label("a".into()), None).await.unwrap(), Settled::Done);
+        assert_eq!(sink.settle(&Label("b".into()), None).await.unwrap(), Settled::NotDone);
+
+        let schema = flush("x", columns(), Purpose::Copy).loads[0].rows.schema.clone();
+        let range = KeyRange { from: Some(vec!["1".into()]), to: Some(vec!["255".into()]) };
+        let mut rows = sink.rows(&TableName::new("d", "t"), &schema, &range).await.unwrap();
+        let batch = rows.next().await.unwrap().unwrap();
+        assert!(rows.next().await.unwrap().is_none());
+        let text = |i: usize| text::render(batch.column(i), &schema.columns[i].data_type).unwrap().value(0).to_string();
+        assert_eq!(
+            (batch.num_rows(), text(0), text(1), text(2)),
+            (1, "1".into(), u64::MAX.to_string(), "-01:00:00.1".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_an_error_that_names_table_and_column() {
+        let (_dir, sink) = sink(&[("k", DataType::Int8), ("at", DataType::DateTime { digits: 0 })]).await;
+        let fine: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0]));
+        let key = |k: u8| -> ArrayRef { Arc::new(UInt8Array::from(vec![k])) };
+        let at = |digits| ("at", DataType::DateTime { digits }, Arc::clone(&fine));
+        for (columns, kind) in [
+            (vec![("k", DataType::UInt8, key(200)), at(0)], ErrorKind::Data),
+            (vec![("k", DataType::UInt8, key(1)), at(6)], ErrorKind::Schema),
+            (vec![("k", DataType::UInt8, key(1)), at(0), ("x", DataType::UInt8, key(1))], ErrorKind::Schema),
+        ] {
+            let error = sink.write(flush("a", columns, Purpose::Stream)).await.unwrap_err();
+            assert_eq!(error.kind, kind, "{error}");
+            let names: Vec<_> = error.context.iter().map(|(k, _)| k.as_str()).collect();
+            assert!(names.contains(&"table") && names.contains(&"column"), "{error}");
+        }
+        sink.write(flush("a", vec![("k", DataType::UInt8, key(7)), at(0)], Purpose::Stream)).await.unwrap();
+    }
+}

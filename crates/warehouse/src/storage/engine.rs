@@ -45,8 +45,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            delta_bytes: 32 << 20,
-            log_bytes: 48 << 20,
+            delta_bytes: 24 << 20,
+            log_bytes: 32 << 20,
             cache_bytes: 64 << 20,
             direct_rows: 50_000,
             direct_bytes: 16 << 20,
@@ -122,7 +122,14 @@ impl Shared {
 
     /// Waits until a flush is due; false when the warehouse closes.
     pub(crate) fn wait_for_flush(&self) -> bool {
-        self.wait(|s| std::mem::take(&mut s.flush))
+        while self.wait(|s| std::mem::take(&mut s.flush)) {
+            // Commits that came during the last flush may have asked for one that is no longer due.
+            let delta: usize = self.snapshot().tables().map(|v| v.delta_bytes()).sum();
+            if delta >= self.options.delta_bytes || self.log_bytes.load(Ordering::Relaxed) >= self.options.log_bytes {
+                return true;
+            }
+        }
+        false
     }
 
     /// Waits until compaction may be due; false when the warehouse closes.

@@ -162,7 +162,6 @@ pub(crate) struct Directory {
     /// Checksums of the data file's blocks.
     pub(crate) sums: Vec<u32>,
     pub(crate) data_len: u64,
-    pub(crate) rows: u32,
 }
 
 /// An index file, for lookups. Everything it reads is checked and cached.
@@ -219,7 +218,8 @@ impl IndexReader<'_> {
             }
         };
         let (directory, bloom, checks) = (section()?, section()?, section()?);
-        let rows = input.u32()?;
+        // The number of keys, for people.
+        input.u32()?;
         codec::check_format(input.u32()?)?;
 
         let bytes = self.section(directory, "the directory of an index file")?;
@@ -239,7 +239,7 @@ impl IndexReader<'_> {
         if block as usize != SUM_BLOCK || sums.len() as u64 != data_len.div_ceil(SUM_BLOCK as u64) {
             return Err(Error::corrupt("the checksums in an index file do not fit the data file"));
         }
-        Ok(Directory { pages, first_keys, pages_end, bloom, sums, data_len, rows })
+        Ok(Directory { pages, first_keys, pages_end, bloom, sums, data_len })
     }
 
     fn page(&self, directory: &Directory, n: usize) -> Result<Arc<Vec<u8>>> {
@@ -298,19 +298,6 @@ impl IndexReader<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The first row whose key is not less than `key`.
-    ///
-    /// # Errors
-    /// `Corrupt` when the file fails a checksum.
-    pub(crate) fn lower_bound(&self, key: &[u8]) -> Result<u32> {
-        let directory = self.directory()?;
-        let Some(page) = page_of(&directory, key) else { return Ok(0) };
-        let bytes = self.page(&directory, page)?;
-        let mut cursor = Cursor::new(&bytes)?;
-        let next = directory.pages.get(page + 1).map_or(directory.rows, |p| p.1);
-        Ok(cursor.seek(key)?.map_or(next, |(entry, _)| directory.pages[page].1 + entry))
     }
 
     fn bloom(&self, directory: &Directory) -> Result<Arc<Vec<u8>>> {
@@ -494,10 +481,6 @@ mod tests {
                 (0u32..).zip(&wanted).filter(|(_, i)| **i % 2 == 0 && **i < 60_000).map(|(k, i)| (k, i / 2)).collect();
             assert_eq!(found, expected, "step {step}");
         }
-        for i in [0, 1, 2, 4095, 59_998, 59_999, 70_000] {
-            assert_eq!(reader.lower_bound(&key(i)).unwrap(), i.div_ceil(2).min(30_000), "{i}");
-        }
-        assert_eq!(reader.lower_bound(b"a").unwrap(), 0);
     }
 
     #[test]

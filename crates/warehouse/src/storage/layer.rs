@@ -34,8 +34,4 @@ impl LayerKeys {
             }
         }
     }
-
-    pub(crate) fn memory(&self) -> usize {
-        self.keys.memory() + self.table.capacity() * 5
-    }
 }

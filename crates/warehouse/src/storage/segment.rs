@@ -237,11 +237,6 @@ impl SegmentWriter {
         self.rows
     }
 
-    /// Bytes written so far, about.
-    pub(crate) fn bytes(&self) -> usize {
-        self.data.as_ref().map_or(0, |d| d.bytes_written() + d.in_progress_size())
-    }
-
     /// Appends rows with their keys.
     pub(crate) fn write(&mut self, rows: &RecordBatch, keys: &Keys) -> Result<()> {
         if rows.num_rows() == 0 {
