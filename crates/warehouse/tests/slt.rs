@@ -61,8 +61,10 @@ impl Runner {
 
     async fn open(&mut self) {
         let database = self.session.take().and_then(|s| s.database().map(str::to_string));
-        self.warehouse = None;
-        let warehouse = Warehouse::open(self.dir.path(), Options::default()).unwrap();
+        if let Some(warehouse) = self.warehouse.take() {
+            warehouse.close().await.unwrap();
+        }
+        let warehouse = Warehouse::open(self.dir.path(), Options::default()).await.unwrap();
         let sql = Sql::new(Arc::clone(&warehouse), SqlOptions::default(), Arc::new(OneJob));
         let mut session = sql.session("root");
         if let Some(database) = database {

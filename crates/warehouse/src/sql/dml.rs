@@ -111,6 +111,10 @@ impl Session {
             return Err(Error::unsupported("DELETE with ORDER BY, LIMIT or USING"));
         }
         let table = self.one_table(&from, snapshot)?;
+        if table.model != Model::Unique {
+            return Err(Error::unsupported(format!("{} has no unique key: single rows cannot be deleted", table.name))
+                .hint("TRUNCATE TABLE removes all rows"));
+        }
         let everything = table.columns.iter().map(|c| SelectItem::UnnamedExpr(identifier(&c.name))).collect();
         let batch = Box::pin(self.rows(select(everything, from, delete.selection)?, snapshot)).await?;
         let arrays = table.columns.iter().zip(batch.columns()).map(|(c, a)| fit(a, c)).collect::<Result<Vec<_>>>()?;

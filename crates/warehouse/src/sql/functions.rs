@@ -22,6 +22,7 @@ pub(crate) fn all() -> Vec<ScalarUDF> {
     vec![
         one("concat", None, DataType::Utf8, concat),
         one("date_format", Some(2), DataType::Utf8, date_format),
+        one("timediff", Some(2), DataType::Utf8, timediff),
         one("unix_timestamp", Some(2), DataType::Int64, unix_timestamp),
         one("from_unixtime", Some(2), DataType::Timestamp(TimeUnit::Microsecond, None), from_unixtime),
     ]
@@ -228,6 +229,24 @@ fn iso_week(days: i64) -> (i64, i64) {
 fn zone(array: &ArrayRef) -> Result<Arc<str>> {
     let zones = texts(array)?;
     if zones.is_empty() || zones.is_null(0) { exec_err!("a time zone is missing") } else { Ok(zones.value(0).into()) }
+}
+
+fn timediff(args: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    let (a, b) = (moments(&args[0])?, moments(&args[1])?);
+    let (a, b) = (a.as_primitive::<TimestampMicrosecondType>(), b.as_primitive::<TimestampMicrosecondType>());
+    let mut out = StringBuilder::with_capacity(rows, rows * 9);
+    let mut line = String::new();
+    for row in 0..rows {
+        if a.is_null(row) || b.is_null(row) {
+            out.append_null();
+            continue;
+        }
+        line.clear();
+        let micros = a.value(row).saturating_sub(b.value(row));
+        text::duration(micros, if micros % 1_000_000 == 0 { 0 } else { 6 }, &mut line);
+        out.append_value(&line);
+    }
+    Ok(Arc::new(out.finish()))
 }
 
 fn unix_timestamp(args: &[ArrayRef], _: usize) -> Result<ArrayRef> {

@@ -17,7 +17,7 @@ use datafusion::logical_expr::planner::{
 };
 use datafusion::logical_expr::{
     AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, Operator, ScalarUDF, TableSource, WindowUDF, binary_expr, cast,
-    lit,
+    lit, try_cast,
 };
 use datafusion::sql::sqlparser::ast::{self, BinaryOperator, ExactNumberInfo};
 
@@ -137,6 +137,14 @@ impl ExprPlanner for Arithmetic {
                     PlannerResult::Planned(cast(trunc(vec![quotient]), DataType::Int64))
                 }
             }
+            // A text in arithmetic is the number that it holds.
+            BinaryOperator::Plus | BinaryOperator::Minus | BinaryOperator::Multiply
+                if left.is_string() && (right.is_numeric() || right.is_string())
+                    || left.is_numeric() && right.is_string() =>
+            {
+                let side = |e: Expr, t: &DataType| if t.is_string() { try_cast(e, DataType::Float64) } else { e };
+                PlannerResult::Original(RawBinaryExpr { op, left: side(l, &left), right: side(r, &right) })
+            }
             // A truth value is a number in MySQL: `active = 1`.
             _ if left == DataType::Boolean && right.is_numeric() => {
                 PlannerResult::Original(RawBinaryExpr { op, left: cast(l, DataType::Int8), right: r })
@@ -177,7 +185,7 @@ fn as_number(text: Expr, like: &DataType) -> Expr {
         DataType::Decimal128(..) | DataType::Decimal256(..) => like.clone(),
         _ => DataType::Float64,
     };
-    datafusion::logical_expr::try_cast(text, target)
+    try_cast(text, target)
 }
 
 fn is_comparison(op: &BinaryOperator) -> bool {
