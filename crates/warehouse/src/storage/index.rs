@@ -433,7 +433,7 @@ fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u32> {
 
 fn bloom_block(bloom: &[u8], hash: u64) -> Option<usize> {
     let blocks = bloom.len() / BLOOM_BLOCK;
-    (blocks > 0).then(|| ((hash >> 32) * blocks as u64 >> 32) as usize * BLOOM_BLOCK)
+    (blocks > 0).then(|| (((hash >> 32) * blocks as u64) >> 32) as usize * BLOOM_BLOCK)
 }
 
 fn bloom_bits(hash: u64) -> impl Iterator<Item = usize> {

@@ -70,6 +70,11 @@ impl Log {
         Ok(Log { dir: dir.to_path_buf(), path, file, number, len: HEADER as u64, next, bytes: 0 })
     }
 
+    /// Whether the open file holds no record.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == HEADER as u64
+    }
+
     /// Frames a record behind those that `group` holds already.
     pub(crate) fn frame(&mut self, group: &mut Vec<u8>, body: &[u8]) {
         let start = group.len();

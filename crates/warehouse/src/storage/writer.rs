@@ -90,7 +90,7 @@ impl Writer {
     pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut waiting: Option<Command> = None;
         loop {
-            let Some(first) = waiting.take().or_else(|| commands.blocking_recv()) else { return };
+            let Some(first) = waiting.take().or_else(|| commands.blocking_recv()) else { return self.end() };
             let mut group = Vec::new();
             let mut replies = Vec::new();
             let mut next = Some(first);
@@ -115,6 +115,18 @@ impl Writer {
                 let done = done.and_then(|d| durable.clone().map(|()| d));
                 // Whoever asked may have gone.
                 let _ = reply.send(done);
+            }
+        }
+    }
+
+    /// An empty record says that all before it was durable: after an orderly end damage to the last transaction cannot
+    /// pass for a write that was cut short.
+    fn end(mut self) {
+        if self.shared.poisoned().is_none() && !self.log.is_empty() {
+            let mut group = Vec::new();
+            self.log.frame(&mut group, &record::begin(None));
+            if let Err(error) = self.log.write(&group) {
+                tracing::warn!(%error, "the log could not be ended");
             }
         }
     }
