@@ -1,5 +1,5 @@
 //! The stream against a real server (see `wire::live`): rows that went through the log are compared with what the server
-//! itself prints for them. With `FRESHET_RECORD=folder` the events are kept as a golden capture.
+//! itself prints for them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,21 +27,30 @@ INSERT INTO t VALUES (2, 2155, -128, 255, -32768, 65535, -8388608, 16777215, -21
  b'1', b'101010101', 0xFFFFFFFFFFFFFFFF, -99999999.99, 99999999999999999999999999999999999.999999999999999999999999999999, 0.00001,
  -99999999999999999999999999999999999999, -1.5e-10, 1.7976931348623157e308, '9999-12-31', '9999-12-31 23:59:59', '1000-01-01 00:00:00.123', '2024-02-29 12:34:56.000001',
  '2038-01-19 03:14:07', '1970-01-01 00:00:01.25', '2000-06-01 00:00:00.999999', '-838:59:59', '-00:00:00.1', '838:59:58.9999', '-12:34:56.000001',
- 'hé  ', 'é\u20ac', REPEAT('€',255), 'emoji 😀', REPEAT('ü', 300), 'ascii', 'ab€', '', 'latin1 ÿ', REPEAT('m', 70000), 'long', 'a', 0x00FF00, '', 0xFF, REPEAT('x', 70000), 'q',
+ 'hé  ', 'é€', REPEAT('€',255), 'emoji 😀', REPEAT('ü', 300), 'ascii', 'ab€', '', 'latin1 ÿ', REPEAT('m', 70000), 'long', 'a', 0x00FF00, '', 0xFF, REPEAT('x', 70000), 'q',
  'b''c', 'x,z', NULL);
 INSERT INTO t (id, y, t1, t4, t6, d1, e, s, bn, f, dd, b9, dt6) VALUES (3, 0, '00:00:00.1', '-00:00:01.5', '-838:59:59.000001', 0, 'zzz', '', 0x01020300, 3.14159, -0.0, 0, '0001-01-01 00:00:00'),
  (4, 1901, '-23:59:59.9', '-838:59:59', '00:00:00.000001', -0.01, 3, 7, '', 16777216, 1e-300, 511, '1969-12-31 23:59:59.999999');
 ";
 
 const JSON: &[&str] = &[
-    "'{}'", "'[]'", "'null'", "'true'", "'\"str\\\\\\\\ \\\\\"q\\\\\" \\\\u0001 \\\\n \\\\t é 😀 /\"'", "'[1, -1, 32767, -32768, 65535, 65536, 2147483647, -2147483648, 4294967295, 9223372036854775807, 18446744073709551615, -9223372036854775808]'",
-    "'{\"b\": 1, \"aa\": 2, \"a\": {\"x\": [true, false, null]}}'", "'[1.0, 1.5, 1e15, 1e14, 123456789012345680, 1e-15, 1e-16, 1.5e300, -0.0, 0.1, 100.0, 1e20]'",
+    "'{}'",
+    "'[]'",
+    "'null'",
+    "'true'",
+    "'\"str\\\\\\\\ \\\\\"q\\\\\" \\\\u0001 \\\\n \\\\t é 😀 /\"'",
+    "'[1, -1, 32767, -32768, 65535, 65536, 2147483647, -2147483648, 4294967295, 9223372036854775807, 18446744073709551615, -9223372036854775808]'",
+    "'{\"b\": 1, \"aa\": 2, \"a\": {\"x\": [true, false, null]}}'",
+    "'[1.0, 1.5, 1e15, 1e14, 123456789012345680, 1e-15, 1e-16, 1.5e300, -0.0, 0.1, 100.0, 1e20]'",
 ];
 /// Only where JSON is binary.
 const JSON_OPAQUE: &[&str] = &[
     "JSON_ARRAY(CAST('2015-01-15' AS DATE), CAST('2015-01-15 23:24:25.000012' AS DATETIME(6)), CAST('-23:24:25.12' AS TIME(2)), CAST(-12.50 AS DECIMAL(10,2)))",
-    "JSON_OBJECT('b', CAST(REPEAT('abc', 60) AS BINARY), 'y', CAST(0x01 AS BINARY))", "JSON_ARRAY(REPEAT('long', 30000), 70000, 1)", "CAST(CAST(1e0 AS DOUBLE) AS JSON)",
-    "JSON_OBJECT(REPEAT('k', 300), JSON_ARRAY(JSON_ARRAY(), JSON_OBJECT()))", "JSON_ARRAY(b'101', CAST('00:00:00' AS TIME), 0.10, -0.0e0)",
+    "JSON_OBJECT('b', CAST(REPEAT('abc', 60) AS BINARY), 'y', CAST(0x01 AS BINARY))",
+    "JSON_ARRAY(REPEAT('long', 30000), 70000, 1)",
+    "CAST(CAST(1e0 AS DOUBLE) AS JSON)",
+    "JSON_OBJECT(REPEAT('k', 300), JSON_ARRAY(JSON_ARRAY(), JSON_OBJECT()))",
+    "JSON_ARRAY(b'101', CAST('00:00:00' AS TIME), 0.10, -0.0e0)",
 ];
 
 const CHANGES: &[&str] = &[
@@ -49,7 +58,7 @@ const CHANGES: &[&str] = &[
     "UPDATE fr_types.t SET id = 5 WHERE id = 3",
     "DELETE FROM fr_types.t WHERE id = 4",
     "INSERT INTO fr_types.t (id, v) VALUES (4, 'again')",
-    "ALTER TABLE fr_types.t ADD COLUMN added VARCHAR(5) DEFAULT 'x' AFTER id",
+    "ALTER TABLE fr_types.t ADD COLUMN added VARCHAR(5) CHARACTER SET utf8mb4 DEFAULT 'x' AFTER id",
     "INSERT INTO fr_types.t (id, added) VALUES (100, 'neu')",
     "CREATE TABLE fr_types.u (a VARCHAR(20), b INT, PRIMARY KEY (b, a)) CHARACTER SET latin1",
     "INSERT INTO fr_types.u VALUES ('é', 1), ('b', 2)",
@@ -66,7 +75,8 @@ async fn run(c: &mut Connection, sql: &str) {
 async fn follow(stream: &mut BinlogStream, end: &Position) -> BTreeMap<String, Rows> {
     let mut tables: BTreeMap<String, Rows> = BTreeMap::new();
     loop {
-        let event = tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("the stream hangs").unwrap();
+        let event =
+            tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("the stream hangs").unwrap();
         match event {
             Event::Rows(batch) => {
                 let rows = tables.entry(batch.schema.name.table.clone()).or_default();
@@ -76,7 +86,11 @@ async fn follow(stream: &mut BinlogStream, end: &Position) -> BTreeMap<String, R
                 for i in 0..batch.rows.num_rows() {
                     let row: Vec<_> = columns.iter().map(|c| c.iter().nth(i).unwrap().map(str::to_string)).collect();
                     let key = batch.schema.key_indexes().into_iter().map(|k| row[k].clone().unwrap()).collect();
-                    if batch.ops().value(i) == OP_DELETE { rows.remove(&key) } else { rows.insert(key, row) };
+                    if batch.ops().value(i) == OP_DELETE {
+                        rows.remove(&key)
+                    } else {
+                        rows.insert(key, row)
+                    };
                 }
             }
             Event::Suspend { table, error } => panic!("{table} suspended: {error}"),
@@ -103,7 +117,8 @@ async fn follow(stream: &mut BinlogStream, end: &Position) -> BTreeMap<String, R
 async fn stream_equals_what_the_server_prints() {
     let Some(o) = server() else { return };
     let mut c = Connection::connect(&o).await.unwrap();
-    let source = MySql::new(&format!("mysql://{}:{}@{}:{}/fr_types", o.user, o.password.reveal(), o.host, o.port)).unwrap();
+    let source =
+        MySql::new(&format!("mysql://{}:{}@{}:{}/fr_types", o.user, o.password.reveal(), o.host, o.port)).unwrap();
     let mut statements = SETUP.split(';').map(str::trim).filter(|s| !s.is_empty());
     for sql in statements.by_ref() {
         run(&mut c, sql).await;
@@ -146,7 +161,8 @@ async fn stream_equals_what_the_server_prints() {
         let mut rows = source.text(&schema, &KeyRange::default()).await.unwrap();
         let mut printed = Rows::new();
         while let Some(batch) = rows.next().await.unwrap() {
-            let columns: Vec<_> = batch.columns().iter().map(|c| text::render(c, &freshet_core::DataType::TEXT).unwrap()).collect();
+            let columns: Vec<_> =
+                batch.columns().iter().map(|c| text::render(c, &freshet_core::DataType::TEXT).unwrap()).collect();
             for i in 0..batch.num_rows() {
                 let row: Vec<_> = columns.iter().map(|c| c.iter().nth(i).unwrap().map(str::to_string)).collect();
                 let key = schema.key_indexes().into_iter().map(|k| row[k].clone().unwrap()).collect();
@@ -157,7 +173,11 @@ async fn stream_equals_what_the_server_prints() {
         assert_eq!(got.keys().collect::<Vec<_>>(), printed.keys().collect::<Vec<_>>(), "{}", schema.name);
         for (key, row) in &printed {
             for (i, column) in schema.columns.iter().enumerate() {
-                assert_eq!(got[key][i], row[i], "table {} row {key:?} column {} ({})", schema.name, column.name, column.source_type);
+                assert_eq!(
+                    got[key][i], row[i],
+                    "table {} row {key:?} column {} ({})",
+                    schema.name, column.name, column.source_type
+                );
             }
         }
     }
@@ -165,7 +185,8 @@ async fn stream_equals_what_the_server_prints() {
     // By file and offset the same comes.
     let place = request.from.commit.split(' ').next().unwrap();
     let request = ChangesRequest { from: Position::at(place), ..request };
-    let mut again = open(Connection::connect(&o).await.unwrap(), &request, StreamOptions::new(4_000_002)).await.unwrap();
+    let mut again =
+        open(Connection::connect(&o).await.unwrap(), &request, StreamOptions::new(4_000_002)).await.unwrap();
     assert!(follow(&mut again, &end).await == streamed);
 
     // A log that is not there.

@@ -129,7 +129,11 @@ fn optional(mut c: Cursor<'_>, columns: &mut [WireColumn]) -> Option<()> {
     Some(())
 }
 
+/// Servers differ in whether YEAR counts as a number here, so that tables with one are left as they are.
 fn signedness(bits: &[u8], columns: &mut [WireColumn]) {
+    if columns.iter().any(|c| c.kind == YEAR) {
+        return;
+    }
     for (i, column) in columns.iter_mut().filter(|c| c.is_number()).enumerate() {
         column.unsigned = bits.get(i / 8).map(|b| b >> (7 - i % 8) & 1 == 1);
     }

@@ -19,9 +19,12 @@ fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |sum, b| sum << 8 | u64::from(*b))
 }
 
-/// The fraction behind a packed date or time, in microseconds: two digits a byte.
+/// The fraction behind a packed date or time, in microseconds: two digits a byte. A whole second when it is malformed.
 fn fraction(bytes: &[u8]) -> i64 {
-    big_endian(bytes) * [0, 10_000, 100, 1][bytes.len().min(3)]
+    match bytes.len() {
+        n @ 0..=3 => big_endian(bytes) * [0, 10_000, 100, 1][n],
+        _ => SECOND,
+    }
 }
 
 /// The parts of a date or time.
@@ -179,7 +182,8 @@ pub(super) fn old_datetime(bytes: &[u8], params: &Params, out: &mut Builder) -> 
 
 /// Likewise: seconds since 1970.
 pub(super) fn old_timestamp(bytes: &[u8], params: &Params, out: &mut Builder) -> Result<(), Bad> {
-    append_timestamp(little_endian(bytes) as i64, 0, params, out)
+    let seconds = bytes.first_chunk::<4>().ok_or(Bad::Malformed)?;
+    append_timestamp(i64::from(u32::from_le_bytes(*seconds)), 0, params, out)
 }
 
 /// Likewise: decimal digits `hhmmss` with a sign.
