@@ -320,7 +320,7 @@ async fn splits_hold_every_row_once() {
             "CREATE TABLE pair (a INT, b VARCHAR(20) COLLATE utf8mb4_unicode_ci, c DATETIME(2), PRIMARY KEY (b, c, a))",
             "CREATE TABLE bytes (k VARBINARY(8) PRIMARY KEY)",
             "CREATE TABLE fixed (k BINARY(8) PRIMARY KEY)",
-            "CREATE TABLE choice (e ENUM('z','y','x','w'), n TINYINT UNSIGNED, s SET('q','p'), PRIMARY KEY (e, s, n))",
+            "CREATE TABLE choice (e ENUM('z','y','x','w'), n TINYINT UNSIGNED, s SET('q','p'), PRIMARY KEY (n, e, s))",
             "CREATE TABLE exact (d DECIMAL(20,5), t TIME(3), ts TIMESTAMP, y YEAR, bi BIT(12), PRIMARY KEY (d, t, ts, y, bi))",
             "CREATE TABLE reals (d DOUBLE PRIMARY KEY)",
             "CREATE TABLE begins (t TEXT, PRIMARY KEY (t(5)))",
@@ -601,5 +601,31 @@ async fn several_hundred_tables_at_once() {
         assert_eq!(tables.len(), 300);
         assert!(tables.values().all(|t| t.schema.as_ref().is_ok_and(|s| s.key == ["id"])));
         b.run(&["DROP DATABASE live_many"]).await;
+    }
+}
+
+/// Not a test of speed: prints it. `FRESHET_BENCH_TABLE=db.table cargo test -p freshet-connect copy_speed -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn copy_speed() {
+    let Ok(table) = std::env::var("FRESHET_BENCH_TABLE") else { return };
+    for url in servers("copy_speed") {
+        let source = MySql::new(&url).unwrap();
+        let start = source.begin(&TablePattern::parse(&table, None).unwrap()).await.unwrap();
+        let Some(found) = start.tables.into_iter().next() else { continue };
+        let schema = Arc::new(found.schema.unwrap());
+        let began = std::time::Instant::now();
+        let splits = source.splits(&schema, 100_000).await.unwrap();
+        println!("{} splits in {:?}", splits.len(), began.elapsed());
+        let (mut rows, mut bytes) = (0, 0);
+        for split in &splits {
+            let mut stream = source.read(&schema, split, &start.low).await.unwrap();
+            while let Some(batch) = stream.next().await.unwrap() {
+                rows += batch.num_rows();
+                bytes += batch.get_array_memory_size();
+            }
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        println!("{rows} rows, {} MB in {seconds:.2} s: {:.0} rows/s", bytes >> 20, rows as f64 / seconds);
     }
 }

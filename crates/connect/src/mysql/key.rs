@@ -53,11 +53,12 @@ impl Key {
         }
     }
 
-    /// Whether its index has its order and exact bounds: not so for floating point numbers, and for texts and bytes of
-    /// which an index holds the beginning only.
+    /// Whether ranges of it are ranges of its index with exact bounds: not so for floating point numbers, for texts and
+    /// bytes of which an index holds the beginning only, and with an ENUM or SET in front, for which servers scan.
     pub(super) fn is_ordered(&self) -> bool {
         use MysqlType::*;
-        !self.columns.iter().any(|(_, of)| matches!(of, Float | Double | Text { .. } | Blob { .. } | Json))
+        let scanned = matches!(self.columns.first(), Some((_, Enum { .. } | Set { .. })));
+        !scanned && !self.columns.iter().any(|(_, of)| matches!(of, Float | Double | Text { .. } | Blob { .. } | Json))
     }
 
     /// The key's columns as expressions for canonical text.
