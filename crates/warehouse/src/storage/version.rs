@@ -163,6 +163,40 @@ impl LayerView {
         filter_record_batch(&chunk.rows, &mask).map_err(|e| Error::internal("cannot filter rows").because(e))
     }
 
+    /// Appends rows as they are; [`LayerView::coalesce`] follows.
+    pub(crate) fn append_plain(&mut self, rows: RecordBatch) {
+        self.bytes += rows.get_array_memory_size();
+        let first = self.rows;
+        self.rows += rows.num_rows() as u32;
+        self.chunks.push(Arc::new(Chunk { first, rows }));
+    }
+
+    /// Merges neighbours to chunks of a good size, all at once.
+    pub(crate) fn coalesce(&mut self) -> Result<()> {
+        let chunks = std::mem::take(&mut self.chunks);
+        let mut rest = chunks.as_slice();
+        while let Some(first) = rest.first() {
+            let mut rows = 0;
+            let fits = |c: &&Arc<Chunk>| {
+                rows += c.rows.num_rows();
+                rows <= CHUNK_ROWS && c.rows.schema_ref() == first.rows.schema_ref()
+            };
+            let n = rest.iter().take_while(fits).count().max(1);
+            let (mine, behind) = rest.split_at(n);
+            rest = behind;
+            self.chunks.push(match mine {
+                [one] => Arc::clone(one),
+                many => {
+                    let merged = arrow::compute::concat_batches(first.rows.schema_ref(), many.iter().map(|c| &c.rows))
+                        .map_err(|e| Error::internal("cannot merge rows").because(e))?;
+                    Arc::new(Chunk { first: first.first, rows: merged })
+                }
+            });
+        }
+        self.bytes = self.chunks.iter().map(|c| c.rows.get_array_memory_size()).sum();
+        Ok(())
+    }
+
     /// Appends rows, merging small neighbours so that readers meet few chunks.
     pub(crate) fn append(&mut self, rows: RecordBatch) -> Result<()> {
         self.bytes += rows.get_array_memory_size();

@@ -413,7 +413,13 @@ fn bury(view: &mut TableView, place: Place, rows: &RoaringBitmap) -> bool {
         Place::Layer(id) => view.layers.iter_mut().find(|l| l.id == id).map(|l| &mut l.dead),
         Place::Segment(id) => view.segments.iter_mut().find(|s| s.segment.meta.id == id).map(|s| &mut s.deletes),
     };
-    dead.map(|d| *Arc::make_mut(d) |= rows).is_some()
+    let Some(dead) = dead.map(Arc::make_mut) else { return false };
+    // A union rewrites every container that it touches; a few rows are cheaper one by one.
+    match rows.len() {
+        0..1024 => dead.extend(rows),
+        _ => *dead |= rows,
+    }
+    true
 }
 
 fn remove(view: &mut TableView, place: Place) -> Option<Arc<Segment>> {
@@ -499,7 +505,7 @@ impl Recovery {
                     if layer.rows != first {
                         return Err(Error::corrupt("rows of the log do not follow one another").with("record", lsn));
                     }
-                    layer.append(rows)?;
+                    layer.append_plain(rows);
                     self.layer_files.entry(layer.id).or_insert(file);
                     self.next_layer = self.next_layer.max(layer.id + 1);
                 }
@@ -543,6 +549,7 @@ impl Recovery {
         let mut keys: HashMap<u64, TableKeys> = HashMap::new();
         for (id, view) in &mut self.head.views {
             let view = Arc::make_mut(view);
+            view.layers.iter_mut().try_for_each(LayerView::coalesce)?;
             view.recount();
             if view.table.model == Model::Duplicate {
                 continue;
