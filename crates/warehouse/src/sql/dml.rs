@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::{
     self, AssignmentTarget, Expr, FromTable, Ident, ObjectName, Query, SelectItem, SetExpr, Statement, TableFactor,
     TableObject, TableWithJoins,
 };
-use freshet_core::batch::{ChangeBatch, OP_DELETE, OP_UPSERT};
+use freshet_core::batch::{OP_DELETE, OP_UPSERT};
 use freshet_core::{Column, DefaultValue, Error, Result, TableName, TableSchema, text};
 use futures::StreamExt;
 
