@@ -232,12 +232,12 @@ fn opaque(mut c: Cursor<'_>, budget: &mut usize, out: &mut String) -> Result<(),
     Ok(())
 }
 
-/// As the server does it: a line feed after each 76 characters but not at the end.
+/// As the server does it: a line feed (escaped) after each 76 characters but not at the end.
 fn base64(bytes: &[u8], out: &mut String) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (i, chunk) in bytes.chunks(3).enumerate() {
         if i > 0 && i % 19 == 0 {
-            out.push('\n');
+            out.push_str("\\n");
         }
         let n = chunk.iter().chain(&[0, 0]).take(3).fold(0_u32, |sum, b| sum << 8 | u32::from(*b));
         for place in 0..4 {
