@@ -165,7 +165,7 @@ mod tests {
     fn refuses() {
         for (url, why) in [
             ("postgres://u:hunter2@h/d", "does not begin with mysql://"),
-            ("mysql://u:hunter2@/d", "names no host"),
+            ("mysql://u:hunter2@/d", "empty host"),
             ("mysql://h/d", "names no user"),
             ("mysql://u:hunter2@h:99999/d", "cannot be read"),
             ("mysql://u:hunter2@h/a/b", "more than a database"),
