@@ -14,6 +14,7 @@ use super::view::View;
 use crate::connectors::EMBEDDED;
 use crate::node::{Node, run_sql};
 use crate::render::rows::{ResultSet, as_table};
+use crate::render::verify::report as shown;
 use crate::render::{Printer, Reply, status};
 use crate::signals::Signals;
 
@@ -109,8 +110,9 @@ async fn show(node: &Node, seconds: Option<u64>, signals: &mut Signals, printer:
     printer.data("\n");
     printer.data(&status::tables(&job));
     let report = signals.unless_again(verify::in_process(&node.engine, JOB, None, &mut |_| {})).await?;
-    printer.data(&format!("\n{}", verify::text(&report, printer.data_style)));
-    Ok(Reply::of(json!({ "job": job, "answer": answer, "verify": report })))
+    printer.data(&format!("\n{}", shown(&report, printer.data_style)));
+    let result = json!({ "job": job, "answer": answer, "verify": report });
+    Ok(Reply { result, ..verify::reply(&report) })
 }
 
 /// The answer now, with the new column as soon as it is there.

@@ -22,13 +22,19 @@ pub(super) async fn run(args: Sync, data: &Path, printer: &Printer) -> Result<Re
     let spec = spec(&args)?;
     let mut signals = Signals::new()?;
     let mut node = Node::open(data).await?;
-    let outcome = begin(&mut node, &spec, data, &args, printer).await;
-    let outcome = match outcome {
-        Ok(Some(failed)) => Ok(failed),
-        Ok(None) => follow(&node, &spec.name, &mut signals, printer).await,
+    let begun = tokio::select! {
+        begun = begin(&mut node, &spec, data, &args, printer) => begun,
+        _ = signals.next() => Ok(Some(Reply::default())),
+    };
+    let outcome = match begun {
+        Ok(Some(ended)) => Ok(ended),
+        Ok(None) => follow(&node, &spec, &mut signals, printer).await,
         Err(e) => Err(e),
     };
-    end(node, &mut signals, printer).await?;
+    signals.unless_again(node.close()).await?;
+    if matches!(outcome, Ok(Reply { failed: None, .. })) {
+        printer.note("stored; the same command goes on from here");
+    }
     outcome
 }
 
@@ -106,8 +112,8 @@ pub(super) fn announce(address: SocketAddr, printer: &Printer) {
 }
 
 /// Shows the job until a signal comes or it fails.
-async fn follow(node: &Node, job: &str, signals: &mut Signals, printer: &Printer) -> Result<Reply> {
-    let mut view = View::new(printer);
+async fn follow(node: &Node, spec: &JobSpec, signals: &mut Signals, printer: &Printer) -> Result<Reply> {
+    let (mut view, job) = (View::new(printer), spec.name.as_str());
     loop {
         let status = node.engine.job(job)?;
         view.show(&status, "");
@@ -122,7 +128,13 @@ async fn follow(node: &Node, job: &str, signals: &mut Signals, printer: &Printer
     }
     view.clear();
     let last = signals.unless_again(stop(node, job)).await?;
-    printer.data(&status::tables(&last));
+    let summary = status::tables(&last);
+    // With `-` the standard output is for the changes.
+    if spec.sink == "-" {
+        printer.note(summary.trim_end())
+    } else {
+        printer.data(&summary)
+    }
     Ok(Reply::of(json!({ "job": last })))
 }
 
@@ -141,13 +153,6 @@ async fn stop(node: &Node, job: &str) -> Result<JobStatus> {
     let after = node.engine.job(job)?;
     // The counters of this run are the running job's, the position is the stored one.
     Ok(JobStatus { state: after.state, position: after.position, error: after.error, ..before })
-}
-
-/// Closes everything; a second signal does not wait for it.
-pub(super) async fn end(node: Node, signals: &mut Signals, printer: &Printer) -> Result<()> {
-    signals.unless_again(node.close()).await?;
-    printer.note("stored; the same command goes on from here");
-    Ok(())
 }
 
 /// `serve`.

@@ -1,30 +1,74 @@
 //! `verify`: whether source and target are equal, while changes flow.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use freshet_core::engine::Engine;
-use freshet_core::{Error, Result};
+use freshet_core::engine::{Engine, TableReport, VerifyOptions, VerifyReport};
+use freshet_core::{Error, ErrorKind, Result, TablePattern};
 use serde_json::{Value, json};
 
 use super::args::Verify;
-use crate::node::Asked;
-use crate::render::{Printer, Reply, Style};
+use crate::connectors::database_of;
+use crate::node::{Asked, unknown_job};
+use crate::render::verify::{progress, report as text};
+use crate::render::{Printer, Reply};
 
 pub(super) async fn run(args: &Verify, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
-    let report = asked.running("verify", json!({ "job": args.job, "tables": args.tables }), &mut |_| {}).await?;
+    let mut show = |value: Value| {
+        if let (true, Ok(table)) = (printer.terminal, serde_json::from_value::<TableReport>(value)) {
+            printer.error_text(&format!("\r\x1b[K{}", progress(&table)));
+        }
+    };
+    let answer = asked.running("verify", json!({ "job": args.job, "tables": args.tables }), &mut show).await;
+    if printer.terminal {
+        printer.error_text("\r\x1b[K");
+    }
+    let report: VerifyReport = serde_json::from_value(answer.map_err(|e| {
+        match e.kind {
+            ErrorKind::NotFound if e.message.starts_with("no Freshet is running") => Error { hint: None, ..e }
+                .hint("verify needs the running job: start it with `freshet serve` or `freshet sync`"),
+            _ => e,
+        }
+    })?)
+    .map_err(|e| Error::internal("an answer cannot be read").because(e))?;
     printer.data(&text(&report, printer.data_style));
-    Ok(Reply::of(report))
+    Ok(reply(&report))
 }
 
+/// The report as the answer of a command: not equal is a failure.
+pub(super) fn reply(report: &VerifyReport) -> Reply {
+    let differing = report.tables.iter().filter(|t| !t.equal).count();
+    let why = match report.tables.len() {
+        0 => "no table was compared".to_string(),
+        n => format!("{differing} of {n} tables are not equal to the source"),
+    };
+    Reply { failed: (!report.equal).then_some((1, why)), ..Reply::of(report) }
+}
+
+/// Verifies in the process that runs the job.
+///
+/// # Errors
+/// `NotFound` for an unknown job or tables that it has not, else what the source says.
 pub(crate) async fn in_process(
-    _engine: &Arc<Engine>,
+    engine: &Arc<Engine>,
     job: &str,
-    _tables: Option<&str>,
-    _progress: &mut (dyn FnMut(Value) + Send),
-) -> Result<Value> {
-    Err(Error::unsupported("verify").with("job", job))
-}
-
-pub(super) fn text(report: &Value, _style: Style) -> String {
-    report.to_string()
+    tables: Option<&str>,
+    progress: &mut (dyn FnMut(Value) + Send),
+) -> Result<VerifyReport> {
+    let Some(record) = engine.stored(job)? else { return Err(unknown_job(job, &engine.status()?)) };
+    let database = database_of(&record.spec.source);
+    let tables = tables.map(|t| TablePattern::parse(t, database.as_deref())).transpose()?;
+    if let Some(pattern) = &tables
+        && !engine.job(job)?.tables.iter().any(|t| pattern.matches(&t.name))
+    {
+        return Err(Error::not_found(format!("the job has no table that matches {pattern}"))
+            .with("job", job)
+            .hint(format!("`freshet status {job}` lists its tables")));
+    }
+    let progress = Mutex::new(progress);
+    let tell = |table: &TableReport| {
+        if let Ok(value) = serde_json::to_value(table) {
+            (progress.lock().unwrap_or_else(PoisonError::into_inner))(value);
+        }
+    };
+    engine.verify(job, VerifyOptions { tables }, &tell).await
 }

@@ -33,7 +33,9 @@ impl Handler for Control {
                 let (query, database) = (args["query"].as_str().unwrap_or_default(), args["database"].as_str());
                 to_json(run_sql(&self.sql, query, database).await?)
             }
-            "verify" => crate::cli::verify::in_process(&self.engine, job, args["tables"].as_str(), progress).await,
+            "verify" => {
+                to_json(crate::cli::verify::in_process(&self.engine, job, args["tables"].as_str(), progress).await?)
+            }
             _ => on_engine(&self.engine, command, job, true).await,
         }
     }

@@ -6,6 +6,7 @@ pub(crate) mod progress;
 pub(crate) mod rows;
 pub(crate) mod status;
 pub(crate) mod table;
+pub(crate) mod verify;
 
 use std::io::{IsTerminal, Write};
 
