@@ -138,7 +138,12 @@ async fn demo() {
 #[tokio::test]
 async fn sql() {
     let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().display().to_string();
+    let data = dir.path().join("data").display().to_string();
+    let out = freshet(&["sql", "SELECT 1", "--data", &data]);
+    assert!(out.code == 2 && out.stderr.contains("hint: name the folder"), "{out:?}");
+    std::fs::create_dir(dir.path().join("data")).unwrap();
+    let out = freshet(&["demo", "--rows", "10", "--seconds", "1", "--listen", "127.0.0.1:0", "--data", &data]);
+    assert_eq!(out.code, 0, "{out:?}");
     let out = freshet(&["sql", "SELECT 1 + 1 AS two, 'x' AS letter", "--data", &data]);
     assert_eq!(out.code, 0, "{out:?}");
     assert!(out.stdout.contains("two") && out.stdout.contains('2'), "{out:?}");
@@ -204,12 +209,16 @@ pub(crate) async fn file_sink(source: Source) {
     let mut sync = Sync::new(&source.url, &format!("{db}.*"), &[&sink]);
     sync.spawn();
     let start = Instant::now();
-    let mut wrote = false;
+    let (mut wrote, mut deleted) = (false, false);
     loop {
         let text = contents(&dir.path().join("out"));
         if text.contains("copied") && !wrote {
-            source.run(&format!("UPDATE {db}.t SET v = 'streamed';\nDELETE FROM {db}.t")).await;
+            source.run(&format!("UPDATE {db}.t SET v = 'streamed'")).await;
             wrote = true;
+        }
+        if text.contains("streamed") && !deleted {
+            source.run(&format!("DELETE FROM {db}.t")).await;
+            deleted = true;
         }
         if wrote && text.contains("streamed") && text.contains("delete") {
             break;

@@ -16,13 +16,13 @@ pub(crate) async fn composite_and_text_keys(source: Source) {
         CREATE TABLE bin (k VARBINARY(16) NOT NULL PRIMARY KEY, n INT);\n\
         CREATE TABLE big (k BIGINT UNSIGNED NOT NULL PRIMARY KEY, n INT);\n\
         CREATE TABLE day (d DATE NOT NULL, t TIME(3) NOT NULL, e ENUM('z','a','m') NOT NULL, n DECIMAL(20,4) NOT NULL, PRIMARY KEY (d, t, e, n));\n\
-        CREATE TABLE empty (id INT NOT NULL PRIMARY KEY);\n\
+        CREATE TABLE nothing (id INT NOT NULL PRIMARY KEY);\n\
         CREATE TABLE digits (n INT);\n\
         INSERT INTO digits VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9);\n\
         CREATE VIEW numbers AS SELECT a.n + 10*b.n + 100*c.n + 1000*d.n AS n FROM digits a, digits b, digits c, digits d;\n\
         INSERT INTO pair SELECT CONCAT('k', n % 7), n, n DIV 7 FROM numbers;\n\
         INSERT INTO word SELECT CONCAT(ELT(n % 4 + 1, 'a', 'Z', 'é', '日'), n), n FROM numbers;\n\
-        INSERT INTO bin SELECT UNHEX(MD5(n)), n FROM numbers;\n\
+        INSERT INTO bin SELECT UNHEX(LEFT(SHA2(n, 256), 32)), n FROM numbers;\n\
         INSERT INTO big SELECT 18446744073709551615 - n * 1000003, n FROM numbers;\n\
         INSERT INTO day SELECT '2024-01-01' + INTERVAL n % 50 DAY, SEC_TO_TIME(n DIV 50 - 100), n % 3 + 1, n / 8 FROM numbers;\n\
         DROP VIEW numbers;\nDROP TABLE digits")).await;
@@ -42,7 +42,7 @@ pub(crate) async fn composite_and_text_keys(source: Source) {
         DELETE FROM big WHERE n % 2 = 0;\n\
         INSERT INTO big VALUES (0, 0), (9223372036854775808, 1);\n\
         UPDATE day SET e = 'z', n = -n WHERE n > 100;\n\
-        BEGIN;\nDELETE FROM empty;\nINSERT INTO empty VALUES (1),(2);\nUPDATE empty SET id = 3 WHERE id = 1;\nUPDATE empty SET id = 1 WHERE id = 2;\nUPDATE empty SET id = 2 WHERE id = 3;\nCOMMIT")).await;
+        BEGIN;\nDELETE FROM nothing;\nINSERT INTO nothing VALUES (1),(2);\nUPDATE nothing SET id = 3 WHERE id = 1;\nUPDATE nothing SET id = 1 WHERE id = 2;\nUPDATE nothing SET id = 2 WHERE id = 3;\nCOMMIT")).await;
     sync.caught_up(&source, &db).await;
     assert_equal(&mut theirs, &mut ours, &db).await;
 }

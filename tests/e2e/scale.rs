@@ -55,8 +55,8 @@ pub(crate) async fn one_large_table(source: Source) {
     let start = Instant::now();
     source
         .run(&format!(
-            "INSERT INTO {db}.large SELECT n, CONCAT('name of ', n), n / 7, '2024-01-01' + INTERVAL n MICROSECOND, \
-        UNHEX(MD5(n)), n * 1e-3, n % 65536 FROM ({numbers}) numbers"
+            "USE {db};\nINSERT INTO large SELECT n, CONCAT('name of ', n), n / 7, '2024-01-01' + INTERVAL n MICROSECOND, \
+        UNHEX(LEFT(SHA2(n, 256), 32)), n * 1e-3, n % 65536 FROM ({numbers}) numbers"
         ))
         .await;
     println!("{rows} rows inserted after {:.1} s", start.elapsed().as_secs_f32());

@@ -17,6 +17,8 @@ struct Column {
     data_type: String,
     column_type: String,
     key: bool,
+    /// Its place in the key.
+    in_key: usize,
 }
 
 /// Panics unless all base tables of the source's database are in the target's, with equal columns and equal rows.
@@ -83,8 +85,20 @@ async fn columns(source: &mut Conn, database: &str, table: &str) -> Vec<Column> 
         )
         .await
         .unwrap();
+    let key_order: Vec<String> = source
+        .exec(
+            "SELECT column_name FROM information_schema.key_column_usage
+             WHERE table_schema = ? AND table_name = ? AND constraint_name = 'PRIMARY' ORDER BY ordinal_position",
+            (database, table),
+        )
+        .await
+        .unwrap();
+    let place = |name: &str| key_order.iter().position(|k| k == name).unwrap_or(usize::MAX);
     rows.into_iter()
-        .map(|(name, data_type, column_type, key)| Column { name, data_type, column_type, key: key == "PRI" })
+        .map(|(name, data_type, column_type, key)| {
+            let in_key = place(&name);
+            Column { name, data_type, column_type, key: key == "PRI", in_key }
+        })
         .collect()
 }
 
@@ -94,7 +108,8 @@ async fn compare_columns(target: &mut Conn, name: &str, columns: &[Column]) -> R
     let ours: Vec<String> = result.columns_ref().iter().map(|c| c.name_str().into_owned()).collect();
     result.drop_result().await.unwrap();
     // The target puts the key's columns first; the others keep their order.
-    let (keys, others): (Vec<&Column>, Vec<&Column>) = columns.iter().partition(|c| c.key);
+    let (mut keys, others): (Vec<&Column>, Vec<&Column>) = columns.iter().partition(|c| c.key);
+    keys.sort_by_key(|c| c.in_key);
     let in_order: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
     let keys_first: Vec<&str> = keys.iter().chain(&others).map(|c| c.name.as_str()).collect();
     let plain = |names: &[&str]| ours.iter().map(String::as_str).eq(names.iter().copied());
@@ -173,6 +188,7 @@ impl Column {
     fn at_source(&self) -> String {
         let name = quote(&self.name);
         match self.data_type.as_str() {
+            _ if self.column_type.contains("zerofill") => format!("{name} + 0"),
             "float" => format!("{name} + 0e0"),
             "bit" | "year" => format!("{name} + 0"),
             _ => name,

@@ -175,13 +175,23 @@ impl Sync {
         }
     }
 
-    /// Waits until the warehouse holds everything that the source had when this was called: writes a mark there, and
-    /// waits for it.
+    /// Whether every table is known and copied.
+    pub async fn is_copied(&mut self) -> bool {
+        let sql = "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(CASE WHEN state = 'live' THEN 1 END) \
+                   FROM information_schema.freshet_tables";
+        self.connect().await.query_first::<bool, _>(sql).await.unwrap().unwrap()
+    }
+
+    /// Waits until every table is copied and the warehouse holds everything that the source had when this was called:
+    /// writes a mark there, and waits for it.
     pub async fn caught_up(&mut self, source: &Source, database: &str) {
         let number: u64 = fastrand::u64(1..1 << 50);
         let table = format!("{}.zz_mark", quote(database));
         source.run(&format!("REPLACE INTO {table} VALUES (1, {number})")).await;
-        let query = format!("SELECT n FROM {table} WHERE id = 1");
+        let query = format!(
+            "SELECT n FROM {table} WHERE id = 1 AND 0 = (SELECT COUNT(*) FROM information_schema.freshet_tables \
+             WHERE state IN ('pending', 'copying', 'catching_up'))"
+        );
         let start = Instant::now();
         let mut conn = self.connect().await;
         loop {

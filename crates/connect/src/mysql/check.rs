@@ -140,7 +140,7 @@ impl Server {
         out.push(match value.eq_ignore_ascii_case(wanted) {
             true => Finding::new(name, Verdict::Ok, if wanted.is_empty() { "whole" } else { value }),
             false => Finding::new(name, Verdict::Failed, format!("{variable} is {value}: {why}"))
-                .fix(self.set(variable, &format!("'{wanted}'")) + " -- sessions that are open keep the old value"),
+                .fix(self.set(variable, &format!("'{wanted}'"))),
         });
     }
 

@@ -42,18 +42,22 @@ pub fn plan(
             ))
             .hint("drop the table from the job and sync it again under its new name"));
         }
-        TableChange::AddColumn { column, position } => {
+        TableChange::AddColumn { column, .. } => {
             let schema = after.ok_or_else(|| Error::internal("no schema behind a new column"))?;
-            alter(format!("ADD COLUMN {}{}", column_definition(which, schema, column), place(position)))
+            alter(format!("ADD COLUMN {}{}", column_definition(which, schema, column), place(schema, &column.name)))
         }
         TableChange::DropColumn { name } => alter(format!("DROP COLUMN {}", quote_name(name))),
         TableChange::RenameColumn { from, to } => {
             alter(format!("RENAME COLUMN {} {}", quote_name(from), quote_name(to)))
         }
-        TableChange::MoveColumn { name, position } => {
+        TableChange::MoveColumn { name, .. } => {
+            let schema = after.ok_or_else(|| Error::internal("no schema behind a moved column"))?;
+            if schema.key.contains(name) {
+                return Ok(Vec::new());
+            }
             let mut statements = modify(name)?;
             for s in &mut statements {
-                s.0.push_str(&place(position));
+                s.0.push_str(&place(schema, name));
             }
             statements
         }
@@ -77,8 +81,7 @@ pub fn plan(
 /// first column when the source has no key. Without IF NOT EXISTS: rows must never be added to a table that somebody
 /// else filled; doing it again after a crash is the label's business.
 pub fn create_table(which: Doris, target: &TableName, schema: &TableSchema) -> String {
-    let mut columns: Vec<&Column> = schema.key.iter().filter_map(|k| schema.column(k)).collect();
-    columns.extend(schema.columns.iter().filter(|c| !schema.key.contains(&c.name)));
+    let columns = target_order(schema);
     let definitions: Vec<_> = columns.iter().map(|c| format!("  {}", column_definition(which, schema, c))).collect();
     let key: Vec<_> = match schema.has_key() {
         true => schema.key.iter().map(|k| quote_name(k)).collect(),
@@ -125,10 +128,48 @@ fn default_clause(default: &DefaultValue, data_type: &DataType) -> Option<String
     }
 }
 
-fn place(position: &ColumnPosition) -> String {
-    match position {
-        ColumnPosition::Last => String::new(),
-        ColumnPosition::First => " FIRST".into(),
-        ColumnPosition::After(name) => format!(" AFTER {}", quote_name(name)),
+/// A table's columns in the order that they have at the target: the key's first, in the key's order.
+fn target_order(schema: &TableSchema) -> Vec<&Column> {
+    let mut columns: Vec<&Column> = schema.key.iter().filter_map(|k| schema.column(k)).collect();
+    columns.extend(schema.columns.iter().filter(|c| !schema.key.contains(&c.name)));
+    columns
+}
+
+/// Where a column stands at the target. What the source says (`FIRST`, `AFTER` a column of the key) would not give the
+/// source's order there.
+fn place(schema: &TableSchema, name: &str) -> String {
+    let order = target_order(schema);
+    match order.iter().position(|c| c.name == name) {
+        None | Some(0) => " FIRST".into(),
+        Some(at) if at + 1 == order.len() => String::new(),
+        Some(at) => format!(" AFTER {}", quote_name(&order[at - 1].name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::ColumnPosition;
+
+    #[test]
+    fn columns_stand_as_at_the_source_behind_the_key() {
+        let column = |n: &str| Column::new(n, DataType::Int32);
+        let mut schema = TableSchema {
+            name: TableName::new("d", "t"),
+            columns: ["first", "id", "middle", "note"].map(column).to_vec(),
+            key: vec!["id".into()],
+            comment: String::new(),
+        };
+        let add = |name: &str| {
+            let change = TableChange::AddColumn { column: column(name), position: ColumnPosition::First };
+            plan(Doris::Embedded, &schema.name, &change, Some(&schema)).unwrap()[0].0.clone()
+        };
+        assert_eq!(add("first"), "ALTER TABLE `d`.`t` ADD COLUMN `first` INT NULL AFTER `id`");
+        assert_eq!(add("middle"), "ALTER TABLE `d`.`t` ADD COLUMN `middle` INT NULL AFTER `first`");
+        assert_eq!(add("note"), "ALTER TABLE `d`.`t` ADD COLUMN `note` INT NULL");
+        schema.key.clear();
+        let change = TableChange::MoveColumn { name: "first".into(), position: ColumnPosition::First };
+        let moved = plan(Doris::Embedded, &schema.name, &change, Some(&schema)).unwrap();
+        assert_eq!(moved[0].0, "ALTER TABLE `d`.`t` MODIFY COLUMN `first` INT NULL FIRST");
     }
 }

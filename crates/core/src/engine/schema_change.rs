@@ -25,6 +25,10 @@ struct Plan {
 impl Job {
     /// Applies a schema change whose position is behind everything flushed; `to` is the position behind it.
     pub(crate) async fn schema_change(&mut self, change: SchemaChange, to: Position) -> Result<()> {
+        // Tables whose copy the flush before has passed are live: this change came behind their copy.
+        let mut live = Change::new();
+        self.note_live(&mut live);
+        self.store.commit(live).await?;
         let plan = self.plan_schema_change(&change);
         let intent = DdlIntent { change, to, steps: plan.steps, done: 0 };
         self.lane.ddl = Some(intent);

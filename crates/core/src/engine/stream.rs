@@ -324,7 +324,7 @@ impl Job {
     }
 
     /// Tables whose copy has been passed are equal to the source from here on.
-    fn note_live(&mut self, change: &mut Change) {
+    pub(crate) fn note_live(&mut self, change: &mut Change) {
         let live: Vec<TableName> =
             self.tables.values().filter(|t| self.is_live(&t.state)).map(|t| t.name.clone()).collect();
         for name in &live {

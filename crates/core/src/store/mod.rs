@@ -167,7 +167,7 @@ impl Store {
             }
             other => store_error("cannot open the store", other).with("file", path.display()),
         })?;
-        Store::prepare(database, false).map_err(|e| e.with("file", path.display()))
+        checked(database).and_then(|d| Store::prepare(d, false)).map_err(|e| e.with("file", path.display()))
     }
 
     /// A store in memory for tests; clone the backend's bytes to simulate a crash.
@@ -320,6 +320,15 @@ impl Store {
     /// See [`Store::jobs`].
     pub fn rejected(&self, job: &str) -> Result<Vec<RejectedRow>> {
         self.scan(Kind::Rejected, &prefix(&[job]))
+    }
+}
+
+/// Verifies every page's checksum. (After a crash redb has already gone back to its last whole transaction.)
+fn checked(mut database: Database) -> Result<Database> {
+    match database.check_integrity() {
+        Ok(true) => Ok(database),
+        Ok(false) => Err(store_error("the store's checksums do not agree", redb::Error::Corrupted("a page".into()))),
+        Err(e) => Err(store_error("cannot verify the store", e)),
     }
 }
 
