@@ -24,7 +24,7 @@ const ALTERS: &[&str] = &[
     "MODIFY note VARCHAR(300)",
     "MODIFY note TEXT",
     "ALTER COLUMN first_one SET DEFAULT 'other'",
-    "ALTER COLUMN first_one DROP DEFAULT, MODIFY first_one VARCHAR(10) NULL",
+    "MODIFY first_one VARCHAR(10)",
     "MODIFY middle DECIMAL(20,4) NULL, DROP first_one, ADD COLUMN flag TINYINT(1) NOT NULL DEFAULT 1 FIRST",
     "COMMENT = 'a table, commented'",
     "MODIFY flag TINYINT(1) NOT NULL DEFAULT 1 COMMENT 'yes; or no'",

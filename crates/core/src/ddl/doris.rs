@@ -4,9 +4,7 @@
 use crate::connector::Statement;
 use crate::datatype::{DataType, Doris};
 use crate::error::{Error, Result};
-use crate::schema::{
-    Column, ColumnPosition, DefaultValue, TableChange, TableName, TableSchema, quote_name, quote_text,
-};
+use crate::schema::{Column, DefaultValue, TableChange, TableName, TableSchema, quote_name, quote_text};
 
 /// The statements that bring `change` of the table `target` about. `after` is the source's schema behind the change.
 ///

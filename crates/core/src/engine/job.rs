@@ -188,6 +188,7 @@ impl Job {
         }
         self.store.commit(change).await?;
         self.progress.set_tables(self.tables.values());
+        self.progress.job(|s| s.position = Some(low.to_string()));
         Ok(())
     }
 

@@ -16,6 +16,8 @@ const NONCE: usize = 20;
 const COLLATION: u8 = 45;
 const NATIVE: &[u8] = b"mysql_native_password";
 const SHA2: &[u8] = b"caching_sha2_password";
+/// MySQL asks for it at random when it does not know the user, too.
+const SHA256: &[u8] = b"sha256_password";
 
 /// What the server says first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,13 +174,17 @@ async fn authenticate(
             [0xFF, ..] => return Err(server_error(payload, None)),
             [0xFE, rest @ ..] => {
                 (plugin, nonce) = switched(rest)?;
-                scramble(&plugin, &nonce, password).unwrap_or_default()
+                match plugin == SHA256 {
+                    true if encrypted || password.is_empty() => [password, &[0]].concat(),
+                    true => vec![0x01],
+                    false => scramble(&plugin, &nonce, password).unwrap_or_default(),
+                }
             }
             [0x01, 0x03] if plugin == SHA2 => continue,
             [0x01, 0x04] if plugin == SHA2 && encrypted => [password, &[0]].concat(),
             // The password is not in the server's cache: it wants it in full, encrypted by its public key.
             [0x01, 0x04] if plugin == SHA2 => vec![0x02],
-            [0x01, key @ ..] if plugin == SHA2 && !encrypted => sealed(password, &nonce, key)?,
+            [0x01, key @ ..] if (plugin == SHA2 || plugin == SHA256) && !encrypted => sealed(password, &nonce, key)?,
             _ => return Err(packets.broken("the server's answer to the password is not understood")),
         };
         packets.send(&answer).await?;
@@ -190,7 +196,7 @@ async fn authenticate(
 fn switched(rest: &[u8]) -> Result<(Vec<u8>, [u8; NONCE])> {
     let mut c = Cursor::new(rest);
     let plugin = c.until_zero().unwrap_or_default();
-    if plugin != SHA2 && plugin != NATIVE {
+    if plugin != SHA2 && plugin != SHA256 && plugin != NATIVE {
         let name = if plugin.is_empty() { "mysql_old_password".into() } else { String::from_utf8_lossy(plugin) };
         return Err(Error::unsupported(format!("the user's authentication plugin {name} is not supported"))
             .hint("make a user for Freshet with caching_sha2_password or mysql_native_password"));
