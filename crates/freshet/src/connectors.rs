@@ -98,8 +98,11 @@ pub(crate) fn expand(url: &str) -> Result<String> {
         out.push_str(before);
         let value = match name.strip_prefix("file:") {
             Some(path) => read_secret(Path::new(path))?,
-            None => std::env::var(name)
-                .map_err(|_| Error::config(format!("the variable {name} is not set")).with("url", redact_url(url)))?,
+            None => std::env::var(name).map_err(|_| {
+                Error::config(format!("the variable {name} is not set"))
+                    .with("url", redact_url(url))
+                    .hint(format!("export {name}, also wherever `freshet serve` runs this job later"))
+            })?,
         };
         let in_credentials = out.contains("://") && behind.contains('@');
         out.push_str(&if in_credentials { escape(&value) } else { value });

@@ -29,7 +29,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Common {
-    /// Folder that holds the warehouse and the jobs; one process at a time
+    /// Folder that holds the warehouse and the jobs; one process at a time [default: ./freshet-data]
     #[arg(long, global = true, value_name = "DIR", env = "FRESHET_DATA", hide_env_values = true)]
     pub(crate) data: Option<PathBuf>,
     /// Print one JSON object {"command","ok","result","error"} on the standard output

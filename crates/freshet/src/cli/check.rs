@@ -47,8 +47,13 @@ pub(super) async fn preflight(
     title: &str,
     printer: &Printer,
 ) -> Option<Reply> {
-    let all = source.check(tables).await;
-    let (failed, text) = verdict(&all);
+    let mut all = source.check(tables).await;
+    // A table that cannot be followed is suspended with the reason; the others go on.
+    let about_all = all.iter().filter(|f| f.table.is_none());
+    let (failed, text) = verdict(&about_all.cloned().collect::<Vec<_>>());
+    for finding in all.iter_mut().filter(|f| f.table.is_some() && f.verdict == Verdict::Failed) {
+        finding.verdict = Verdict::Warning;
+    }
     if failed > 0 {
         if !printer.json {
             printer.error_text(&findings(title, &all, printer.style));

@@ -38,15 +38,23 @@ pub(crate) fn tables(status: &JobStatus) -> String {
     if status.tables.is_empty() {
         return String::new();
     }
+    let elsewhere = status.tables.iter().any(|t| t.target != t.name);
     let rows = status.tables.iter().map(|t| {
         let copied = match share(t).filter(|s| *s < 1.0 && t.state == "copying") {
             Some(share) => format!("{} ({}%)", count(t.rows_copied), (share * 100.0) as u64),
             None => count(t.rows_copied),
         };
-        let target = if t.target == t.name { String::new() } else { t.target.to_string() };
-        vec![t.name.to_string(), target, t.state.replace('_', " "), copied, count(t.changes)]
+        let mut row = vec![t.name.to_string(), t.state.replace('_', " "), copied, count(t.changes)];
+        if elsewhere {
+            row.insert(1, t.target.to_string());
+        }
+        row
     });
-    table(&["Table", "Target", "State", "Rows copied", "Changes"], &["Rows copied", "Changes"], rows)
+    let mut head = vec!["Table", "State", "Rows copied", "Changes"];
+    if elsewhere {
+        head.insert(1, "Target");
+    }
+    table(&head, &["Rows copied", "Changes"], rows)
 }
 
 #[cfg(test)]
@@ -75,9 +83,9 @@ mod tests {
         assert_eq!(
             text,
             "shop  streaming  mysql://root:***@db/shop → embedded:\nposition bin.1:4, lag 3 ms\n \
-             Table       Target    State      Rows copied  Changes\n\
-             ──────────────────────────────────────────────────────\n \
-             shop.audit  dw.audit  suspended        1,200        0\n\n\
+             Table        Target     State       Rows copied   Changes\n\
+             ───────────────────────────────────────────────────────────\n \
+             shop.audit   dw.audit   suspended         1,200         0\n\n\
              suspended shop.audit: no primary key\nhint: add one\n"
         );
         assert_eq!(progress::share(&status.tables[0]), Some(0.99));

@@ -37,6 +37,6 @@ mod tests {
     fn looks_like_a_table() {
         let text =
             table(&["Name", "Rows"], &["Rows"], [vec!["a".into(), "1".into()], vec!["long".into(), "1,000".into()]]);
-        assert_eq!(text, " Name   Rows\n──────────────\n a         1\n long  1,000\n");
+        assert_eq!(text, " Name    Rows\n──────────────\n a          1\n long   1,000\n");
     }
 }

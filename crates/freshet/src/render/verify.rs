@@ -71,7 +71,7 @@ mod tests {
         let text = report(&VerifyReport { equal: false, tables: vec![one("a", true), bad] }, Style { color: false });
         assert_eq!(
             text,
-            " Table    Rows  Result\n──────────────────────────\n shop.a  1,200  equal\n shop.b  1,200  1 differ\n\
+            " Table     Rows   Result\n───────────────────────────\n shop.a   1,200   equal\n shop.b   1,200   1 differ\n\
              ✗ shop.b (7, x) is missing in the target\n"
         );
         let good = report(&VerifyReport { equal: true, tables: vec![one("a", true)] }, Style { color: false });
