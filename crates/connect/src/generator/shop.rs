@@ -201,7 +201,7 @@ impl Shop {
         let moved = u64::from(age >= MOVES_AFTER);
         let (first, last) = (self.pick(1, id, &FIRST_NAMES), self.pick(2, id, &LAST_NAMES));
         let mail = format!("{}.{id}@example.com", first.to_lowercase());
-        let birthday = (self.bits(3, id) % 7 != 0).then(|| (self.bits(4, id) % 20_000) as i64 - 3000);
+        let birthday = (!self.bits(3, id).is_multiple_of(7)).then(|| (self.bits(4, id) % 20_000) as i64 - 3000);
         let since = OPENED + (1 + (id - 1) * ORDERS_PER_CUSTOMER) as i64 * TICK;
         vec![
             Value::Int(id as i64),
@@ -217,7 +217,7 @@ impl Shop {
 
     fn customer(&self, id: u64, step: u64) -> Option<Vec<Value>> {
         let born = 1 + id.checked_sub(1)?.checked_mul(ORDERS_PER_CUSTOMER)?;
-        let leaves = self.bits(8, id) % 10 == 0;
+        let leaves = self.bits(8, id).is_multiple_of(10);
         (born <= step && !(leaves && step - born >= LEAVES_AFTER)).then(|| self.newest_customer(id, step))
     }
 
@@ -241,7 +241,7 @@ impl Shop {
             Value::Text(format!(
                 "{{\"color\": \"#{:06x}\", \"boxed\": {}}}",
                 self.bits(16, id) & 0xFF_FFFF,
-                id % 2 == 0
+                id.is_multiple_of(2)
             )),
             Value::Micros(OPENED + price.map_or(id, |j| j * REPRICE_EVERY) as i64 * TICK),
         ])
@@ -268,8 +268,11 @@ impl Shop {
         };
         let total = (1..=self.items(id)).map(|line| self.item_price(id, line) * self.quantity(id, line)).sum();
         let customers = id.div_ceil(ORDERS_PER_CUSTOMER);
-        let note =
-            if self.bits(23, id) % 6 == 0 { Value::Text("please ring twice – danke".into()) } else { Value::Null };
+        let note = if self.bits(23, id).is_multiple_of(6) {
+            Value::Text("please ring twice – danke".into())
+        } else {
+            Value::Null
+        };
         let mut row = vec![
             Value::Int(id as i64),
             Value::Int((1 + self.bits(22, id) % customers) as i64),
@@ -299,7 +302,7 @@ impl Shop {
     }
 
     fn item(&self, order: u64, line: u64) -> Vec<Value> {
-        let gift = self.bits(35 + line, order) % 9 == 0;
+        let gift = self.bits(35 + line, order).is_multiple_of(9);
         vec![
             Value::Int(order as i64),
             Value::Int(line as i64),
