@@ -36,7 +36,7 @@ impl Bench {
     async fn new(url: &str, database: &str) -> Bench {
         let options: Options = Address::parse(url).unwrap().connect;
         let mut c = Connection::connect(&options).await.unwrap();
-        c.execute("SET NAMES utf8mb4, sql_mode = ''").await.unwrap();
+        c.execute("SET NAMES utf8mb4, sql_mode = '', time_zone = '+00:00'").await.unwrap();
         c.execute(&format!("DROP DATABASE IF EXISTS {}", quote_name(database))).await.unwrap();
         c.execute(&format!("CREATE DATABASE {} CHARACTER SET utf8mb4", quote_name(database))).await.unwrap();
         c.execute(&format!("USE {}", quote_name(database))).await.unwrap();
