@@ -1,6 +1,8 @@
 //! The whole process: exit code, standard output and standard error of the real binary, as a person or a script meets
 //! them. `INSTA_UPDATE=always cargo test -p freshet --test cli` writes the snapshots anew.
 
+#![allow(clippy::unwrap_used)] // a failing helper is a failing test
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
