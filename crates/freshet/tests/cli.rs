@@ -203,7 +203,10 @@ fn a_job_from_beginning_to_end() {
     assert_eq!(code, Some(0), "{log}");
     let data = dir.path().join("data");
     let offline = run_in(&data, &["status"]);
-    assert_snapshot!("status_offline", shown(&offline));
+    // How much was copied and how much streamed depends on when the copy began.
+    let numberless = shown(&offline).replace(|c: char| c.is_ascii_digit() || c == ',', "");
+    let words: Vec<String> = numberless.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_snapshot!("status_offline", words.join("\n"));
     let asked = run_in(&data, &["sql", query, "--json"]);
     assert_eq!(json(&asked)["result"]["results"][0]["rows"], rows, "{}", shown(&asked));
 

@@ -26,14 +26,32 @@ pub(crate) fn install() -> Result<Installed> {
         init.arg(format!("--datadir={}", dir.display())).args(account());
         capture(&mut init).map(drop)
     })?;
+    let tls = cache::folder("tls", certificate)?;
+    let file = |name: &str| tls.join(name).display().to_string();
     Ok(Installed {
         name: "mariadb",
         title: format!("MariaDB {version}"),
         program: vec![program.into(), "--no-defaults".into()],
-        flags: vec!["--gtid-strict-mode=ON".into(), "--log-slave-updates=ON".into()],
+        flags: vec![
+            "--gtid-strict-mode=ON".into(),
+            "--log-slave-updates=ON".into(),
+            format!("--ssl-cert={}", file("cert.pem")).into(),
+            format!("--ssl-key={}", file("key.pem")).into(),
+        ],
         forget_accounts: "DROP USER IF EXISTS ''@'localhost', 'root'@'127.0.0.1', 'root'@'::1'",
         template,
     })
+}
+
+/// A certificate for the server: MySQL makes its own, MariaDB 10.11 does not.
+fn certificate(dir: &Path) -> Result<()> {
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_string(), "127.0.0.1".to_string()])
+        .map_err(|e| format!("cannot sign a certificate: {e}"))?;
+    let write = |name: &str, text: String| {
+        std::fs::write(dir.join(name), text).map_err(|e| format!("cannot write {name}: {e}"))
+    };
+    write("cert.pem", pair.cert.pem())?;
+    write("key.pem", pair.signing_key.serialize_pem())
 }
 
 fn find() -> Option<&'static str> {

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use freshet_core::batch::OP_DELETE;
-use freshet_core::{ChangeStream, ChangesRequest, Event, KeyRange, Position, Source, TablePattern, text};
+use freshet_core::{ChangeStream, ChangesRequest, Event, KeyRange, Position, Source, TablePattern, TableSchema, text};
 
 use super::super::MySql;
-use super::super::wire::{Connection, live::server};
+use super::super::wire::{Connection, Options, live::servers};
 use super::*;
 
 /// All types that are read, with their corner cases; `{json}` is only where it is binary.
-const SETUP: &str = "
-SET SESSION sql_mode = '';
+pub(super) const SETUP: &str = "
+SET SESSION sql_mode = '', time_zone = '+00:00';
 DROP DATABASE IF EXISTS fr_types; CREATE DATABASE fr_types CHARACTER SET utf8mb4; USE fr_types;
 CREATE TABLE t (id INT PRIMARY KEY, y YEAR, ti TINYINT, tu TINYINT UNSIGNED, si SMALLINT, su SMALLINT UNSIGNED, mi MEDIUMINT,
  mu MEDIUMINT UNSIGNED, i INT, iu INT UNSIGNED, bi BIGINT, bu BIGINT UNSIGNED, b1 BIT(1), b9 BIT(9), b64 BIT(64),
@@ -33,7 +33,7 @@ INSERT INTO t (id, y, t1, t4, t6, d1, e, s, bn, f, dd, b9, dt6) VALUES (3, 0, '0
  (4, 1901, '-23:59:59.9', '-838:59:59', '00:00:00.000001', -0.01, 3, 7, '', 16777216, 1e-300, 511, '1969-12-31 23:59:59.999999');
 ";
 
-const JSON: &[&str] = &[
+pub(super) const JSON: &[&str] = &[
     "'{}'",
     "'[]'",
     "'null'",
@@ -44,7 +44,7 @@ const JSON: &[&str] = &[
     "'[1.0, 1.5, 1e15, 1e14, 123456789012345680, 1e-15, 1e-16, 1.5e300, -0.0, 0.1, 100.0, 1e20]'",
 ];
 /// Only where JSON is binary.
-const JSON_OPAQUE: &[&str] = &[
+pub(super) const JSON_OPAQUE: &[&str] = &[
     "JSON_ARRAY(CAST('2015-01-15' AS DATE), CAST('2015-01-15 23:24:25.000012' AS DATETIME(6)), CAST('-23:24:25.12' AS TIME(2)), CAST(-12.50 AS DECIMAL(10,2)))",
     "JSON_OBJECT('b', CAST(REPEAT('abc', 60) AS BINARY), 'y', CAST(0x01 AS BINARY))",
     "JSON_ARRAY(REPEAT('long', 30000), 70000, 1)",
@@ -53,7 +53,7 @@ const JSON_OPAQUE: &[&str] = &[
     "JSON_ARRAY(b'101', CAST('00:00:00' AS TIME), 0.10, -0.0e0)",
 ];
 
-const CHANGES: &[&str] = &[
+pub(super) const CHANGES: &[&str] = &[
     "UPDATE fr_types.t SET i = 7 WHERE id = 2",
     "UPDATE fr_types.t SET id = 5 WHERE id = 3",
     "DELETE FROM fr_types.t WHERE id = 4",
@@ -65,10 +65,43 @@ const CHANGES: &[&str] = &[
     "UPDATE fr_types.u SET a = 'c' WHERE b = 2",
 ];
 
-type Rows = BTreeMap<Vec<String>, Vec<Option<String>>>;
+pub(super) type Rows = BTreeMap<Vec<String>, Vec<Option<String>>>;
 
-async fn run(c: &mut Connection, sql: &str) {
+pub(super) async fn run(c: &mut Connection, sql: &str) {
     c.execute(sql).await.unwrap_or_else(|e| panic!("{e}: {sql}"));
+}
+
+/// Applies an event to the contents of each table.
+pub(super) fn apply(tables: &mut BTreeMap<String, Rows>, event: &Event) {
+    match event {
+        Event::Rows(batch) => {
+            let rows = tables.entry(batch.schema.name.table.clone()).or_default();
+            let columns: Vec<_> = (batch.schema.columns.iter().zip(batch.rows.columns()))
+                .map(|(c, a)| text::render(a, &c.data_type).unwrap())
+                .collect();
+            for i in 0..batch.rows.num_rows() {
+                let row: Vec<_> = columns.iter().map(|c| c.iter().nth(i).unwrap().map(str::to_string)).collect();
+                let key = batch.schema.key_indexes().into_iter().map(|k| row[k].clone().unwrap()).collect();
+                if batch.ops().value(i) == OP_DELETE {
+                    rows.remove(&key)
+                } else {
+                    rows.insert(key, row)
+                };
+            }
+        }
+        Event::Suspend { table, error } => panic!("{table} suspended: {error}"),
+        Event::Schema(change) => {
+            for (table, step) in &change.steps {
+                // The one schema change of a table with rows: a column behind the first, with a constant.
+                if let freshet_core::TableChange::AddColumn { .. } = step {
+                    for row in tables.entry(table.table.clone()).or_default().values_mut() {
+                        row.insert(1, Some("x".into()));
+                    }
+                }
+            }
+        }
+        Event::Commit(_) => {}
+    }
 }
 
 /// Streams until `end`; gives the contents of each table.
@@ -77,45 +110,42 @@ async fn follow(stream: &mut BinlogStream, end: &Position) -> BTreeMap<String, R
     loop {
         let event =
             tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("the stream hangs").unwrap();
-        match event {
-            Event::Rows(batch) => {
-                let rows = tables.entry(batch.schema.name.table.clone()).or_default();
-                let columns: Vec<_> = (batch.schema.columns.iter().zip(batch.rows.columns()))
-                    .map(|(c, a)| text::render(a, &c.data_type).unwrap())
-                    .collect();
-                for i in 0..batch.rows.num_rows() {
-                    let row: Vec<_> = columns.iter().map(|c| c.iter().nth(i).unwrap().map(str::to_string)).collect();
-                    let key = batch.schema.key_indexes().into_iter().map(|k| row[k].clone().unwrap()).collect();
-                    if batch.ops().value(i) == OP_DELETE {
-                        rows.remove(&key)
-                    } else {
-                        rows.insert(key, row)
-                    };
-                }
-            }
-            Event::Suspend { table, error } => panic!("{table} suspended: {error}"),
-            Event::Schema(change) => {
-                for (table, step) in &change.steps {
-                    // The one schema change of a table with rows: a column behind the first, with a constant.
-                    if let freshet_core::TableChange::AddColumn { .. } = step {
-                        for row in tables.entry(table.table.clone()).or_default().values_mut() {
-                            row.insert(1, Some("x".into()));
-                        }
-                    }
-                }
-            }
-            Event::Commit(commit) => {
-                if commit.position == *end {
-                    return tables;
-                }
-            }
+        apply(&mut tables, &event);
+        if matches!(&event, Event::Commit(commit) if commit.position == *end) {
+            return tables;
         }
     }
 }
 
+/// The contents of the tables as the server prints them.
+pub(super) async fn printed(source: &MySql, pattern: &TablePattern) -> Vec<(TableSchema, Rows)> {
+    let mut tables = Vec::new();
+    for table in source.tables(pattern).await.unwrap() {
+        let schema = std::sync::Arc::new(table.schema.unwrap());
+        let mut rows = source.text(&schema, &KeyRange::default()).await.unwrap();
+        let mut printed = Rows::new();
+        while let Some(batch) = rows.next().await.unwrap() {
+            let columns: Vec<_> =
+                batch.columns().iter().map(|c| text::render(c, &freshet_core::DataType::TEXT).unwrap()).collect();
+            for i in 0..batch.num_rows() {
+                let row: Vec<_> = columns.iter().map(|c| c.iter().nth(i).unwrap().map(str::to_string)).collect();
+                let key = schema.key_indexes().into_iter().map(|k| row[k].clone().unwrap()).collect();
+                printed.insert(key, row);
+            }
+        }
+        tables.push((schema.as_ref().clone(), printed));
+    }
+    tables
+}
+
 #[tokio::test]
 async fn stream_equals_what_the_server_prints() {
-    let Some(o) = server() else { return };
+    for o in servers("stream_equals_what_the_server_prints") {
+        stream_equals_what_the_server_prints_on(o).await;
+    }
+}
+
+async fn stream_equals_what_the_server_prints_on(o: Options) {
     let mut c = Connection::connect(&o).await.unwrap();
     let source =
         MySql::new(&format!("mysql://{}:{}@{}:{}/fr_types", o.user, o.password.reveal(), o.host, o.port)).unwrap();
@@ -154,21 +184,9 @@ async fn stream_equals_what_the_server_prints() {
     let mut stream = open(connection, &request, StreamOptions::new(4_000_001)).await.unwrap();
     let streamed = follow(&mut stream, &end).await;
 
-    let now = source.tables(&request.pattern).await.unwrap();
+    let now = printed(&source, &request.pattern).await;
     assert_eq!(now.len(), 2);
-    for table in now {
-        let schema = std::sync::Arc::new(table.schema.unwrap());
-        let mut rows = source.text(&schema, &KeyRange::default()).await.unwrap();
-        let mut printed = Rows::new();
-        while let Some(batch) = rows.next().await.unwrap() {
-            let columns: Vec<_> =
-                batch.columns().iter().map(|c| text::render(c, &freshet_core::DataType::TEXT).unwrap()).collect();
-            for i in 0..batch.num_rows() {
-                let row: Vec<_> = columns.iter().map(|c| c.iter().nth(i).unwrap().map(str::to_string)).collect();
-                let key = schema.key_indexes().into_iter().map(|k| row[k].clone().unwrap()).collect();
-                printed.insert(key, row);
-            }
-        }
+    for (schema, printed) in now {
         let got = &streamed[&schema.name.table];
         assert_eq!(got.keys().collect::<Vec<_>>(), printed.keys().collect::<Vec<_>>(), "{}", schema.name);
         for (key, row) in &printed {

@@ -607,7 +607,8 @@ impl Log {
     fn schema_change(&mut self, header: &Header, text: &str, steps: Vec<(TableName, TableChange)>) -> Result<()> {
         let schemas = match after(&self.schemas, &steps) {
             Ok(schemas) => schemas,
-            Err((table, error)) => {
+            Err(misfit) => {
+                let (table, error) = *misfit;
                 self.suspend(&table, error.with("statement", shortened(text)));
                 return Ok(());
             }
@@ -647,7 +648,7 @@ impl Log {
 fn after(
     schemas: &HashMap<TableName, Arc<TableSchema>>,
     steps: &[(TableName, TableChange)],
-) -> Result<HashMap<TableName, Arc<TableSchema>>, (TableName, Error)> {
+) -> Result<HashMap<TableName, Arc<TableSchema>>, Box<(TableName, Error)>> {
     let mut schemas = schemas.clone();
     for (table, change) in steps {
         if let TableChange::CreateTable(schema) = change {
@@ -655,9 +656,10 @@ fn after(
             continue;
         }
         let Some(old) = schemas.remove(table) else {
-            return Err((table.clone(), Error::schema("a table that is not known is changed").with("table", table)));
+            let error = Error::schema("a table that is not known is changed").with("table", table);
+            return Err(Box::new((table.clone(), error)));
         };
-        if let Some(new) = old.after(change).map_err(|e| (table.clone(), e))? {
+        if let Some(new) = old.after(change).map_err(|e| Box::new((table.clone(), e)))? {
             schemas.insert(new.name.clone(), Arc::new(new));
         }
     }

@@ -4,6 +4,8 @@
 mod columns;
 mod compressed;
 mod event;
+#[cfg(test)]
+mod golden;
 pub mod gtid;
 #[cfg(test)]
 mod live;

@@ -536,10 +536,8 @@ impl Work {
         let mut key = None;
         for clause in clauses {
             match clause {
-                Clause::DropIndex(name) => {
-                    if index_dropped(&self.schema, name)? {
-                        key.get_or_insert_with(Vec::new);
-                    }
+                Clause::DropIndex(name) if index_dropped(&self.schema, name)? => {
+                    key.get_or_insert_with(Vec::new);
                 }
                 Clause::Key(None) => drop(key.get_or_insert_with(Vec::new)),
                 Clause::Key(Some(columns)) => key = Some(columns.clone()),

@@ -74,7 +74,8 @@ impl ColumnDef {
                 name = "mediumtext".into();
                 match c.eat_one(&["VARBINARY", "VARCHAR", "VARCHARACTER", "CHAR VARYING", "CHARACTER VARYING"]) {
                     Some("VARBINARY") => name = "mediumblob".into(),
-                    _ => c.eat("BYTE").then(|| name = "mediumblob".into()).unwrap_or(()),
+                    _ if c.eat("BYTE") => name = "mediumblob".into(),
+                    _ => {}
                 }
             }
             "serial" => {

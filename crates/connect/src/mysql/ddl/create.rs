@@ -92,8 +92,12 @@ pub(super) fn parse_option(c: &mut Cursor<'_>) -> Result<Option<TableOption>> {
         }
         c.eat_symbol('=');
         match c.peek() {
-            Some(Token::Symbol('(')) => drop(c.parens()?),
-            _ => drop(c.advance()),
+            Some(Token::Symbol('(')) => {
+                c.parens()?;
+            }
+            _ => {
+                c.advance();
+            }
         }
         return Ok(Some(TableOption::Plain));
     }

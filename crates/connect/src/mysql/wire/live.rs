@@ -1,26 +1,31 @@
-//! Tests against a real server: `FRESHET_TEST_MYSQL=user:password@host:port` names one (any flavour) that they may
-//! write to. Without it they say so and pass.
+//! Tests against real servers: `FRESHET_TEST_MARIADB` and `FRESHET_TEST_MYSQL` name them (`mysql://user:password@host:port/`).
+//! Without one of them a test says that it skips it.
 
 use freshet_core::{ErrorKind, Secret};
 
+use super::super::url::Address;
 use super::*;
 
-/// The server that the environment names.
-pub(in crate::mysql) fn server() -> Option<Options> {
-    let Ok(url) = std::env::var("FRESHET_TEST_MYSQL") else {
-        println!("skipped: FRESHET_TEST_MYSQL names no server");
-        return None;
+/// The servers that the environment names.
+pub(in crate::mysql) fn servers(test: &str) -> Vec<Options> {
+    let named = |name: &str| match std::env::var(name) {
+        Ok(url) => Some(Address::parse(&url).unwrap().connect),
+        Err(_) => {
+            println!("SKIPPED {test}: no {name}");
+            None
+        }
     };
-    let (user, place) = url.rsplit_once('@')?;
-    let ((user, password), (host, port)) = (user.split_once(':')?, place.rsplit_once(':')?);
-    let mut o = Options::new(host, port.parse().ok()?, user);
-    o.password = Secret::new(password);
-    Some(o)
+    ["FRESHET_TEST_MARIADB", "FRESHET_TEST_MYSQL"].into_iter().filter_map(named).collect()
 }
 
 #[tokio::test]
 async fn logs_in_with_and_without_tls() {
-    let Some(mut o) = server() else { return };
+    for o in servers("logs_in_with_and_without_tls") {
+        logs_in_with_and_without_tls_on(o).await;
+    }
+}
+
+async fn logs_in_with_and_without_tls_on(mut o: Options) {
     for (mode, encrypted) in [(TlsMode::Disabled, false), (TlsMode::Preferred, true), (TlsMode::Required, true)] {
         o.tls.mode = mode;
         let mut c = Connection::connect(&o).await.unwrap();
@@ -40,7 +45,12 @@ async fn logs_in_with_and_without_tls() {
 
 #[tokio::test]
 async fn errors_name_their_kind() {
-    let Some(o) = server() else { return };
+    for o in servers("errors_name_their_kind") {
+        errors_name_their_kind_on(o).await;
+    }
+}
+
+async fn errors_name_their_kind_on(o: Options) {
     let kind = async |o: &Options| Connection::connect(o).await.err().unwrap().kind;
     assert_eq!(kind(&Options { password: Secret::new("wrong"), ..o.clone() }).await, ErrorKind::Permission);
     assert_eq!(kind(&Options { database: Some("nowhere".into()), ..o.clone() }).await, ErrorKind::NotFound);
@@ -58,7 +68,12 @@ async fn errors_name_their_kind() {
 
 #[tokio::test]
 async fn large_results_and_payloads_beyond_16_mib() {
-    let Some(o) = server() else { return };
+    for o in servers("large_results_and_payloads_beyond_16_mib") {
+        large_results_and_payloads_beyond_16_mib_on(o).await;
+    }
+}
+
+async fn large_results_and_payloads_beyond_16_mib_on(o: Options) {
     let mut c = Connection::connect(&o).await.unwrap();
     c.execute("SET SESSION group_concat_max_len = 1000000").await.unwrap();
     let allowed: u64 = c.query("SELECT @@max_allowed_packet").await.unwrap()[0].number(0).unwrap();
