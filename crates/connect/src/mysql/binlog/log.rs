@@ -29,6 +29,9 @@ const MAPS: usize = 10_000;
 /// The number of a table map that MySQL uses for "no rows".
 const NO_TABLE: u64 = 0xFF_FFFF;
 
+/// Tables with the schemas in force at a position.
+type Schemas = HashMap<TableName, Arc<TableSchema>>;
+
 /// A table map as it was last read.
 struct Mapped {
     body: Vec<u8>,
@@ -49,7 +52,7 @@ pub(super) struct Log {
     mariadb: bool,
     pattern: TablePattern,
     /// The followed tables with the schemas in force here.
-    schemas: HashMap<TableName, Arc<TableSchema>>,
+    schemas: Schemas,
     maps: HashMap<u64, Mapped>,
     decoders: Vec<TableDecoder>,
     by_name: HashMap<TableName, usize>,
@@ -645,10 +648,7 @@ impl Log {
 }
 
 /// The schemas behind a statement's steps, or the table that they don't fit.
-fn after(
-    schemas: &HashMap<TableName, Arc<TableSchema>>,
-    steps: &[(TableName, TableChange)],
-) -> Result<HashMap<TableName, Arc<TableSchema>>, Box<(TableName, Error)>> {
+fn after(schemas: &Schemas, steps: &[(TableName, TableChange)]) -> Result<Schemas, Box<(TableName, Error)>> {
     let mut schemas = schemas.clone();
     for (table, change) in steps {
         if let TableChange::CreateTable(schema) = change {
