@@ -1,6 +1,8 @@
 //! The MySQL source against real servers: `FRESHET_TEST_MARIADB` and `FRESHET_TEST_MYSQL` name them
 //! (`mysql://root:secret@127.0.0.1:3306/`), `cargo xtask test` starts them. Each test works in databases of its own.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // test code, though not marked as such
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,6 +1,8 @@
 //! `docs/types.md` says what the code does: it is generated from the mapping functions. `FRESHET_WRITE_DOCS=1` writes
 //! it anew.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // test code, though not marked as such
+
 use freshet_core::DataType;
 use freshet_core::datatype::Doris;
 

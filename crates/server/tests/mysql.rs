@@ -1,6 +1,8 @@
 //! The MySQL server with real clients' eyes: mysql_async, and raw bytes for what no client does. The engine behind it is
 //! a stand-in that answers with whatever Arrow can hold.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // test code, though not marked as such
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

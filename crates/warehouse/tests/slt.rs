@@ -3,6 +3,8 @@
 //! behind `----`, values separated by blanks, NULL and (empty) spelled out; besides, `flush` writes what is in memory
 //! into segments, and `restart` closes and opens the warehouse.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // test code, though not marked as such
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
