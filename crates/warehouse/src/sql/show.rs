@@ -33,7 +33,7 @@ impl Session {
             "DATABASES" | "SCHEMAS" => self.show_databases(c).await,
             "TABLES" => self.show_tables(c, full).await,
             "VIEWS" => {
-                let database = self.from_database(c)?;
+                let database = self.named_database(c)?;
                 let listing = Listing::new(&[format!("Tables_in_{database}")]);
                 self.filtered(listing, c, 0).await
             }
@@ -174,7 +174,7 @@ impl Session {
     }
 
     async fn show_tables(&self, c: &mut Cursor<'_>, full: bool) -> Result<Outcome> {
-        let database = self.from_database(c)?;
+        let database = self.named_database(c)?;
         let snapshot = self.sql.warehouse.snapshot();
         let mut names = vec![format!("Tables_in_{database}")];
         if full {
@@ -263,7 +263,7 @@ impl Session {
     }
 
     async fn show_table_status(&self, c: &mut Cursor<'_>) -> Result<Outcome> {
-        let database = self.from_database(c)?;
+        let database = self.named_database(c)?;
         let snapshot = self.sql.warehouse.snapshot();
         let mut l = Listing::new(&[
             "Name",
@@ -476,7 +476,7 @@ impl Session {
     }
 
     /// `[FROM|IN database]`, or the current one.
-    fn from_database(&self, c: &mut Cursor<'_>) -> Result<String> {
+    fn named_database(&self, c: &mut Cursor<'_>) -> Result<String> {
         if c.eat_any(&["FROM", "IN"]).is_none() {
             return Ok(self.need_database()?.to_string());
         }

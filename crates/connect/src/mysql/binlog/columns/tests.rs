@@ -91,9 +91,9 @@ proptest! {
         let unit = 10_i64.pow(6 - u32::from(digits));
         let micros = micros / unit * unit;
         let (s, frac) = (micros.abs() / 1_000_000, micros.abs() % 1_000_000);
-        let whole = (s / 3600) << 12 | (s / 60 % 60) << 6 | s % 60;
+        let whole = ((s / 3600) << 12) | ((s / 60 % 60) << 6) | (s % 60);
         let size = usize::from(digits).div_ceil(2);
-        let mut number = whole << (8 * size) | frac / [1, 10_000, 100, 1][size];
+        let mut number = (whole << (8 * size)) | (frac / [1, 10_000, 100, 1][size]);
         if micros < 0 { number = -number; }
         let stored = number + (0x80_0000 << (8 * size));
         let bytes = &stored.to_be_bytes()[8 - 3 - size..];
@@ -107,7 +107,7 @@ proptest! {
         let micros = micros / unit * unit;
         let (y, m, d) = freshet_core::text::civil_from_days(days);
         let s = micros / 1_000_000;
-        let packed = (y * 13 + i64::from(m)) << 22 | i64::from(d) << 17 | (s / 3600) << 12 | (s / 60 % 60) << 6 | s % 60;
+        let packed = ((y * 13 + i64::from(m)) << 22) | (i64::from(d) << 17) | ((s / 3600) << 12) | ((s / 60 % 60) << 6) | (s % 60);
         let size = usize::from(digits).div_ceil(2);
         let mut bytes = (packed + 0x80_0000_0000).to_be_bytes()[3..].to_vec();
         bytes.extend_from_slice(&(micros % 1_000_000 / [1, 10_000, 100, 1][size]).to_be_bytes()[8 - size..]);
