@@ -22,6 +22,15 @@ impl Position {
     pub fn at(commit: impl Into<String>) -> Self {
         Position { commit: commit.into(), event: 0 }
     }
+
+    /// Reads what `Display` shows; total, because any text is a source's notation.
+    pub fn parse(shown: &str) -> Self {
+        let inside = shown.strip_suffix(" events").and_then(|s| s.rsplit_once(" + "));
+        match inside.and_then(|(commit, n)| Some((commit, n.parse().ok()?))) {
+            Some((commit, event)) => Position { commit: commit.into(), event },
+            None => Position::at(shown),
+        }
+    }
 }
 
 impl fmt::Display for Position {
@@ -29,6 +38,18 @@ impl fmt::Display for Position {
         match self.event {
             0 => f.write_str(&self.commit),
             n => write!(f, "{} + {n} events", self.commit),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_reads_back() {
+        for position in [Position::at("binlog.000001:4 gtid=0-1-2"), Position { commit: "a:1".into(), event: 7 }] {
+            assert_eq!(Position::parse(&position.to_string()), position);
         }
     }
 }

@@ -330,7 +330,7 @@ async fn watch_lag(source: Arc<dyn Source>, progress: Arc<Progress>) {
         tokio::time::sleep(LAG_EVERY).await;
         let status = progress.snapshot();
         let Some(position) = status.position.filter(|_| status.state == JobState::Streaming) else { continue };
-        let here = parse_shown(&position);
+        let here = Position::parse(&position);
         let Ok(Ok(end)) = tokio::time::timeout(LAG_EVERY * 5, source.end(Some(&here))).await else { continue };
         let level = matches!(source.compare(&here, &end.position), Some(o) if o.is_ge());
         progress.job(|s| {
@@ -340,11 +340,6 @@ async fn watch_lag(source: Arc<dyn Source>, progress: Arc<Progress>) {
             }
         });
     }
-}
-
-/// A status shows commit positions as their text.
-fn parse_shown(text: &str) -> Position {
-    Position::at(text)
 }
 
 fn random() -> Result<u64> {

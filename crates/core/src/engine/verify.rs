@@ -209,7 +209,7 @@ impl Verifier<'_> {
         let waiting = async {
             loop {
                 let status = self.engine.job(self.job)?;
-                let here = status.position.as_deref().map(Position::at);
+                let here = status.position.as_deref().map(Position::parse);
                 if here.is_some_and(|p| self.source.compare(&p, &end).is_some_and(|o| o.is_ge())) {
                     return Ok(());
                 }
