@@ -52,7 +52,7 @@ pub(crate) async fn measure(source: &Source, scale: Scale, report: &mut Report) 
 async fn measure_table(source: &Source, report: &mut Report, table: &str, rows: u64, columns: &str, select: &str) {
     let db = source.database("bench_copy").await;
     prepare_mark(source, &db).await;
-    source.run(&format!("CREATE TABLE {db}.{table} ({columns});\nINSERT INTO {db}.{table} {select}")).await;
+    source.run(&format!("USE {db};\nCREATE TABLE {table} ({columns});\nINSERT INTO {table} {select}")).await;
     let sql = format!("select * from {db}.{table}");
     let bytes = read_with_client(source, &sql, true).1; // also warms the server's cache
     let client = (0..RUNS).map(|_| read_with_client(source, &sql, false).0).min().unwrap().as_secs_f64();
