@@ -81,8 +81,8 @@ async fn steady(source: &Source, scale: Scale, report: &mut Report) {
     let count = 100_000;
     source
         .run(&format!(
-            "CREATE TABLE {db}.t (id INT NOT NULL PRIMARY KEY, n INT NOT NULL, c CHAR(120) NOT NULL);\n\
-            INSERT INTO {db}.t SELECT seq, 0, SHA2(seq, 384) FROM seq_1_to_{count}"
+            "USE {db};\nCREATE TABLE t (id INT NOT NULL PRIMARY KEY, n INT NOT NULL, c CHAR(120) NOT NULL);\n\
+            INSERT INTO t SELECT seq, 0, SHA2(seq, 384) FROM seq_1_to_{count}"
         ))
         .await;
     let mut sync = Sync::start(source, &db);
