@@ -7,6 +7,7 @@ mod system;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use freshet_core::engine::{Engine, Rules};
 use freshet_core::error::io_error;
@@ -27,6 +28,10 @@ pub(crate) use control::{Asked, run_sql, unknown_job};
 /// The address when none is given: Doris's port for MySQL clients, this machine only.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9030);
 
+/// How often, and how far apart, a directory that is in use is tried again.
+const TRIES: u32 = 10;
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
 /// A running Freshet.
 pub(crate) struct Node {
     pub(crate) engine: Arc<Engine>,
@@ -44,7 +49,7 @@ impl Node {
     pub(crate) async fn open(data: &Path) -> Result<Node> {
         std::fs::create_dir_all(data).map_err(|e| io_error(data, "create the data directory", e))?;
         // The store comes first: it is what a second process finds locked.
-        let store = Store::open(&data.join("jobs.redb")).map_err(|e| in_use(e, data))?;
+        let store = open_store(data).await.map_err(|e| in_use(e, data))?;
         let warehouse = Warehouse::open(&data.join("warehouse"), freshet_warehouse::Options::default())
             .await
             .map_err(|e| in_use(e, data))?;
@@ -103,6 +108,18 @@ impl Node {
         }
         self.warehouse.close().await
     }
+}
+
+/// Opens the store. A command such as `status` may hold it for a moment when no process serves the directory.
+async fn open_store(data: &Path) -> Result<Store> {
+    let file = data.join("jobs.redb");
+    for _ in 0..TRIES {
+        match Store::open(&file) {
+            Err(e) if e.kind == ErrorKind::AlreadyExists => tokio::time::sleep(TRY_AGAIN).await,
+            other => return other,
+        }
+    }
+    Store::open(&file)
 }
 
 /// Where the control socket of a data directory is.
