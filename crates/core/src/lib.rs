@@ -10,6 +10,7 @@ pub mod ddl;
 pub mod engine;
 pub mod error;
 pub mod intent;
+pub mod nearest;
 pub mod pattern;
 pub mod position;
 pub mod schema;

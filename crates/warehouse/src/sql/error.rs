@@ -101,7 +101,7 @@ fn from_plan(text: &str) -> Error {
     if let Some(name) = text.strip_prefix("Invalid function '").and_then(|rest| rest.split('\'').next()) {
         let e = Error::not_found(format!("function {name} does not exist")).with("function", name);
         return match text.split_once("Did you mean '").and_then(|(_, rest)| rest.split('\'').next()) {
-            Some(near) if super::distance(name, near) <= 2 => e.hint(format!("did you mean {near}?")),
+            Some(near) if freshet_core::nearest::distance(name, near) <= 2 => e.hint(format!("did you mean {near}?")),
             _ => e,
         };
     }

@@ -228,32 +228,7 @@ fn unknown_database(snapshot: &Snapshot, name: &str) -> Error {
 
 /// The candidate that a mistyped name most likely means.
 fn nearest<'c>(name: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
-    let allowed = 1 + name.chars().count() / 4;
-    candidates
-        .filter(|c| *c != name)
-        .map(|c| (distance(&name.to_lowercase(), &c.to_lowercase()), c))
-        .filter(|(d, _)| *d <= allowed)
-        .min()
-        .map(|(_, c)| c)
-}
-
-/// Edits (insert, delete, replace, swap of neighbours) between two texts; long ones are cut.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
-    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replace = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replace.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
+    freshet_core::nearest::nearest(name, candidates.filter(|c| *c != name))
 }
 
 #[cfg(test)]
@@ -262,8 +237,6 @@ mod tests {
 
     #[test]
     fn mistyped_names() {
-        assert_eq!(distance("orders", "odrers"), 1);
-        assert_eq!(distance("", "abc"), 3);
         assert_eq!(nearest("ordesr", ["users", "orders"].into_iter()), Some("orders"));
         assert_eq!(nearest("xyz", ["users", "orders"].into_iter()), None);
     }
