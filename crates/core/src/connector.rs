@@ -66,6 +66,8 @@ pub trait ChangeStream: Send {
 pub struct ChangesRequest {
     /// The followed tables with their schemas in force at `from`.
     pub tables: Vec<Arc<TableSchema>>,
+    /// Tables in another lane, with their schemas at `from`: only their schema changes are sent, no rows.
+    pub watched: Vec<Arc<TableSchema>>,
     /// Tables that are created later and match are followed as well.
     pub pattern: TablePattern,
     /// Where to begin.
@@ -128,6 +130,14 @@ pub trait BatchStream: Send {
     async fn next(&mut self) -> Result<Option<RecordBatch>>;
 }
 
+/// A table without a key, copied in one piece.
+pub struct Cut {
+    /// The rows are exactly the table's at this position: changes and schema changes before it are in them.
+    pub at: Position,
+    /// The rows.
+    pub rows: Box<dyn BatchStream>,
+}
+
 /// The end of a source's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEnd {
@@ -165,6 +175,20 @@ pub trait Source: Check {
     /// # Errors
     /// `Schema` when the table is no longer as `table` says.
     async fn read(&self, table: &Arc<TableSchema>, split: &Split, low: &Position) -> Result<Box<dyn BatchStream>>;
+
+    /// Reads a table without a key in one consistent snapshot at or behind `low`, with that snapshot's own position
+    /// (not the log's end).
+    ///
+    /// # Errors
+    /// As [`Source::read`]; `Unsupported` when the server cannot tell a snapshot's position.
+    async fn cut(&self, table: &Arc<TableSchema>, low: &Position) -> Result<Cut>;
+
+    /// The rows that these keys have now, as [`Source::read`] gives them; a key that does not exist is left out.
+    /// `keys` has the key's columns in the key's order.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    async fn rows_of(&self, table: &Arc<TableSchema>, keys: &RecordBatch) -> Result<RecordBatch>;
 
     /// The end of the log, and how far it is from `from`.
     ///
@@ -212,8 +236,13 @@ pub struct Load {
     pub target: TableName,
     /// Its label, when the sink commits table by table.
     pub label: Label,
-    /// The rows in order, keep-last per key already done, all with the same columns.
+    /// The rows in order, keep-last per key already done, all with the same columns. Of columns that are absent the
+    /// row keeps what it has, or takes what the row at its base key has ([`crate::batch::BASE_PREFIX`]); all of that
+    /// is looked up as it was before the flush.
     pub rows: ChangeBatch,
+    /// Whether the target equals the source where the flush begins. Then a row with absent columns and no base is an
+    /// error. Otherwise, behind a copy that has seen more, such a row is left out: it is gone further on.
+    pub exact: bool,
 }
 
 /// What is written together.

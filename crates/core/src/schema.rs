@@ -182,6 +182,13 @@ pub enum TableChange {
     SetTableComment { comment: String },
     /// Another key; empty: none any more.
     ChangeKey { key: Vec<String> },
+    /// Rows have other values from here on, which the log does not show (a new column whose default is computed for
+    /// each row, another character set, a dropped partition): the table has to be copied again. Comes behind the step
+    /// that brings it about.
+    Rewrite { reason: String },
+    /// At sinks only, the end of a copy into a shadow table: its contents take the place of this table's, in one
+    /// instant, and the shadow is gone.
+    ReplaceBy { shadow: TableName },
 }
 
 /// One data definition statement of the source, as the table changes that it amounts to.
@@ -255,6 +262,7 @@ impl TableSchema {
             }
             TableChange::SetTableComment { comment } => t.comment.clone_from(comment),
             TableChange::ChangeKey { key } => t.key.clone_from(key),
+            TableChange::Rewrite { .. } | TableChange::ReplaceBy { .. } => {}
         }
         Ok(Some(t))
     }

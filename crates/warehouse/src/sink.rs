@@ -387,7 +387,7 @@ mod tests {
         };
         let arrays = columns.into_iter().map(|(_, _, a)| a).collect();
         let rows = ChangeBatch::new(Arc::new(schema), arrays, Int8Array::from(vec![0; n])).unwrap();
-        let load = Load { target: TableName::new("d", "t"), label: Label(label.into()), rows };
+        let load = Load { target: TableName::new("d", "t"), label: Label(label.into()), rows, exact: true };
         Flush { label: Label(label.into()), loads: vec![load], purpose }
     }
 

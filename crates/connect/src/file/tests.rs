@@ -31,7 +31,7 @@ fn load(number: i64) -> Load {
         Arc::new(Float64Array::from(vec![Some(f64::NAN), None])),
     ];
     let rows = ChangeBatch::new(schema, columns, Int8Array::from(vec![OP_UPSERT, OP_DELETE])).unwrap();
-    Load { target: TableName::new("s", "t/1"), label: Label("l".into()), rows }
+    Load { target: TableName::new("s", "t/1"), label: Label("l".into()), rows, exact: true }
 }
 
 fn flush(label: &str, number: i64) -> Flush {

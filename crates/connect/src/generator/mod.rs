@@ -23,7 +23,7 @@ use arrow::array::{ArrayRef, Int8Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType as Arrow, Field, Schema};
 use async_trait::async_trait;
 use freshet_core::{
-    BatchStream, ChangeBatch, ChangeStream, ChangesRequest, Check, Commit, CopyStart, Discovered, Error, Event,
+    BatchStream, ChangeBatch, ChangeStream, ChangesRequest, Check, Commit, CopyStart, Cut, Discovered, Error, Event,
     Finding, KeyRange, LogEnd, Position, Result, SchemaChange, Source, Split, TableChange, TableName, TablePattern,
     TableSchema, Verdict,
 };
@@ -219,6 +219,14 @@ impl Source for Generator {
     async fn read(&self, table: &Arc<TableSchema>, split: &Split, low: &Position) -> Result<Box<dyn BatchStream>> {
         self.reach(number(low)?);
         Ok(Box::new(CopyRows(self.rows_now(table, &split.range)?)))
+    }
+
+    async fn cut(&self, table: &Arc<TableSchema>, _low: &Position) -> Result<Cut> {
+        Err(Error::unsupported("every table of the generator has a key").with("table", &table.name))
+    }
+
+    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch) -> Result<RecordBatch> {
+        Err(Error::unsupported("the generator sends whole rows: none is ever read back").with("table", &table.name))
     }
 
     async fn end(&self, _from: Option<&Position>) -> Result<LogEnd> {

@@ -66,6 +66,10 @@ pub fn plan(
             alter(format!("MODIFY COLUMN {} COMMENT {}", quote_name(name), quote_text(comment)))
         }
         TableChange::SetTableComment { comment } => alter(format!("MODIFY COMMENT {}", quote_text(comment))),
+        TableChange::Rewrite { .. } => Vec::new(),
+        TableChange::ReplaceBy { shadow } => {
+            alter(format!("REPLACE WITH TABLE {} PROPERTIES (\"swap\" = \"false\")", quote_name(&shadow.table)))
+        }
         TableChange::ChangeKey { .. } => {
             return Err(Error::unsupported(format!(
                 "the key of {target} changed: Doris cannot change the key of a table"

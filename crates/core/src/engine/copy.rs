@@ -197,7 +197,7 @@ impl Shared {
         let (table, attempt) = (work.record.name.to_string(), work.record.attempt.to_string());
         let (split, part) = (work.split.number.to_string(), number.to_string());
         let label = self.writer.label("copy", &[&table, &attempt, &split, &part]);
-        let load = Load { target: work.record.target.clone(), label: label.clone(), rows };
+        let load = Load { target: work.record.target.clone(), label: label.clone(), rows, exact: false };
         self.record(work, None, Some(label.clone())).await?;
         with_retries(
             || self.sink.write(Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy }),

@@ -61,6 +61,7 @@ impl Job {
             from: self.lane.position.clone(),
             stop: self.lane.intent.as_ref().map(|i| i.to.clone()),
             lane: MAIN,
+            watched: Vec::new(),
         };
         let events = Reader::start(self.source.changes(request).await?);
         // The start counts as a position to be stored: tables whose copy it has passed already are live.
@@ -181,7 +182,7 @@ impl Job {
                 self.writer.label(&name.table, &[&name.to_string(), &self.lane.position.to_string(), &to.to_string()]);
             let batches = if self.rules.keep_last { vec![keep_last(&batches)?] } else { batches };
             for rows in batches {
-                loads.push(Load { target: record.target.clone(), label: table_label.clone(), rows });
+                loads.push(Load { target: record.target.clone(), label: table_label.clone(), rows, exact: true });
             }
         }
         if loads.is_empty() {

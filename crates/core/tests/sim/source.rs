@@ -8,8 +8,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use freshet_core::{
-    BatchStream, ChangeStream, ChangesRequest, Check, Commit, CopyStart, Discovered, Error, Event, Finding, KeyRange,
-    LogEnd, Position, Result, Source, Split, TablePattern, TableSchema,
+    BatchStream, ChangeStream, ChangesRequest, Check, Commit, CopyStart, Cut, Discovered, Error, Event, Finding,
+    KeyRange, LogEnd, Position, Result, Source, Split, TablePattern, TableSchema,
 };
 
 use crate::faults::Faults;
@@ -88,6 +88,14 @@ impl Source for ModelSource {
         self.faults.log(|| format!("read {} split {} at {}: {rows:?}", table.name, split.number, world.visible));
         let batches = rows.chunks(3).map(|c| copy_batch(table, c)).collect();
         Ok(Box::new(Rows { batches, faults: self.faults.clone() }))
+    }
+
+    async fn cut(&self, table: &Arc<TableSchema>, _low: &Position) -> Result<Cut> {
+        Err(Error::unsupported("not yet").with("table", &table.name))
+    }
+
+    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch) -> Result<RecordBatch> {
+        Err(Error::unsupported("not yet").with("table", &table.name))
     }
 
     async fn end(&self, _: Option<&Position>) -> Result<LogEnd> {

@@ -24,8 +24,14 @@ fn file(flavour: &str, ending: &str) -> PathBuf {
 /// The tables that a log file amounts to.
 fn replay(bytes: &[u8], mariadb: bool) -> Tables {
     let pattern = TablePattern::parse("fr_types.*", None).unwrap();
-    let request =
-        ChangesRequest { tables: Vec::new(), pattern, from: Position::at("golden.000001:4"), stop: None, lane: 0 };
+    let request = ChangesRequest {
+        tables: Vec::new(),
+        pattern,
+        from: Position::at("golden.000001:4"),
+        stop: None,
+        lane: 0,
+        watched: Vec::new(),
+    };
     let from = LogPosition::parse(&request.from).unwrap();
     let mut log = Log::new(from, &request, mariadb, true, StreamOptions::new(1)).unwrap();
     let mut tables = Tables::new();

@@ -179,7 +179,14 @@ async fn stream_equals_what_the_server_prints_on(o: Options) {
     }
     let end = source.end(None).await.unwrap().position;
 
-    let request = ChangesRequest { tables, pattern, from: start.low.clone(), stop: Some(end.clone()), lane: 0 };
+    let request = ChangesRequest {
+        tables,
+        pattern,
+        from: start.low.clone(),
+        stop: Some(end.clone()),
+        lane: 0,
+        watched: Vec::new(),
+    };
     let connection = Connection::connect(&o).await.unwrap();
     let mut stream = open(connection, &request, StreamOptions::new(4_000_001)).await.unwrap();
     let streamed = follow(&mut stream, &end).await;

@@ -68,6 +68,8 @@ fn show_step((name, change): &(TableName, TableChange)) -> String {
         TableChange::SetColumnComment { name, comment } => format!("{table}: comment {name} {comment}"),
         TableChange::SetTableComment { comment } => format!("{table}: comment {comment}"),
         TableChange::ChangeKey { key } => format!("{table}: key {}", key.join(",")),
+        TableChange::Rewrite { reason } => format!("{table}: rewrites rows: {reason}"),
+        TableChange::ReplaceBy { shadow } => format!("{table}: replaced by {shadow}"),
     }
 }
 
