@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use crate::batch::ChangeBatch;
 use crate::check::Check;
 use crate::error::{Error, Result};
-use crate::intent::{Intent, Label};
+use crate::intent::{Intent, Label, Writer};
 use crate::pattern::TablePattern;
 use crate::position::Position;
 use crate::schema::{SchemaChange, TableChange, TableName, TableSchema};
@@ -184,11 +184,11 @@ pub trait Source: Check {
     async fn cut(&self, table: &Arc<TableSchema>, low: &Position) -> Result<Cut>;
 
     /// The rows that these keys have now, as [`Source::read`] gives them; a key that does not exist is left out.
-    /// `keys` has the key's columns in the key's order.
+    /// `keys` has the key's columns in the key's order; everything before `low` is certainly visible to the read.
     ///
     /// # Errors
     /// As [`Source::read`].
-    async fn rows_of(&self, table: &Arc<TableSchema>, keys: &RecordBatch) -> Result<RecordBatch>;
+    async fn rows_of(&self, table: &Arc<TableSchema>, keys: &RecordBatch, low: &Position) -> Result<RecordBatch>;
 
     /// The end of the log, and how far it is from `from`.
     ///
@@ -257,13 +257,27 @@ pub struct Flush {
 }
 
 /// Why a flush is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
-    /// Streamed changes: written once per label; done already means success.
-    Stream,
-    /// A part of a transaction that is not complete yet: durable afterwards, but visible only together with the flush
-    /// of the same writer that completes it. Sinks that cannot do that make it visible at once.
-    Part,
+    /// Streamed changes: written once per label; done already means success. What this writer has staged in parts
+    /// number 0 to `parts` - 1 becomes visible with it, in that order and before its own loads; whatever else the
+    /// writer has staged is dropped (the engine has begun that transaction again).
+    Stream {
+        /// Who writes.
+        writer: Writer,
+        /// Parts that it completes.
+        parts: u32,
+    },
+    /// A part of a transaction whose end has not been read yet, because it is larger than the buffer. It is staged:
+    /// visible only with the flush of the same writer (job, incarnation, lane) that completes it, and need not
+    /// survive a restart of the sink, because the engine then reads the whole transaction again. Number 0 begins anew
+    /// and drops what the writer had staged. Sinks that cannot stage make it visible at once.
+    Part {
+        /// Who writes.
+        writer: Writer,
+        /// Ordinal within the transaction.
+        number: u32,
+    },
     /// Rows of a copy: written every time (a second SELECT sees other rows), idempotent by key.
     Copy,
 }

@@ -351,7 +351,7 @@ mod tests {
     use super::*;
     use arrow::array::{DurationMicrosecondArray, Int8Array, TimestampMicrosecondArray, UInt8Array, UInt64Array};
     use freshet_core::connector::Load;
-    use freshet_core::{Column, ErrorKind};
+    use freshet_core::{Column, ErrorKind, Writer};
 
     use crate::catalog::{ColumnDef, Ddl, Model, TableDef};
     use crate::storage::engine::Options;
@@ -391,6 +391,10 @@ mod tests {
         Flush { label: Label(label.into()), loads: vec![load], purpose }
     }
 
+    fn stream() -> Purpose {
+        Purpose::Stream { writer: Writer { job: "j".into(), incarnation: 1, lane: 0 }, parts: 0 }
+    }
+
     async fn sink(types: &[(&str, DataType)]) -> (tempfile::TempDir, WarehouseSink) {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { background: false, ..Options::default() };
@@ -409,8 +413,8 @@ mod tests {
                 ("t", DataType::Time { digits: 1 }, Arc::new(DurationMicrosecondArray::from(vec![-3_600_100_000, 0]))),
             ]
         };
-        sink.write(flush("a", columns(), Purpose::Stream)).await.unwrap();
-        sink.write(flush("a", columns(), Purpose::Stream)).await.unwrap();
+        sink.write(flush("a", columns(), stream())).await.unwrap();
+        sink.write(flush("a", columns(), stream())).await.unwrap();
         assert_eq!(sink.settle(&Label("a".into()), None).await.unwrap(), Settled::Done);
         assert_eq!(sink.settle(&Label("b".into()), None).await.unwrap(), Settled::NotDone);
 
@@ -437,11 +441,11 @@ mod tests {
             (vec![("k", DataType::UInt8, key(1)), at(6)], ErrorKind::Schema),
             (vec![("k", DataType::UInt8, key(1)), at(0), ("x", DataType::UInt8, key(1))], ErrorKind::Schema),
         ] {
-            let error = sink.write(flush("a", columns, Purpose::Stream)).await.unwrap_err();
+            let error = sink.write(flush("a", columns, stream())).await.unwrap_err();
             assert_eq!(error.kind, kind, "{error}");
             let names: Vec<_> = error.context.iter().map(|(k, _)| k.as_str()).collect();
             assert!(names.contains(&"table") && names.contains(&"column"), "{error}");
         }
-        sink.write(flush("a", vec![("k", DataType::UInt8, key(7)), at(0)], Purpose::Stream)).await.unwrap();
+        sink.write(flush("a", vec![("k", DataType::UInt8, key(7)), at(0)], stream())).await.unwrap();
     }
 }

@@ -35,7 +35,9 @@ fn load(number: i64) -> Load {
 }
 
 fn flush(label: &str, number: i64) -> Flush {
-    Flush { label: Label(label.into()), loads: vec![load(number)], purpose: Purpose::Stream }
+    let purpose =
+        Purpose::Stream { writer: freshet_core::Writer { job: "j".into(), incarnation: 1, lane: 0 }, parts: 0 };
+    Flush { label: Label(label.into()), loads: vec![load(number)], purpose }
 }
 
 fn open(dir: &TempDir) -> FileSink {

@@ -225,7 +225,7 @@ impl Source for Generator {
         Err(Error::unsupported("every table of the generator has a key").with("table", &table.name))
     }
 
-    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch) -> Result<RecordBatch> {
+    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch, _low: &Position) -> Result<RecordBatch> {
         Err(Error::unsupported("the generator sends whole rows: none is ever read back").with("table", &table.name))
     }
 

@@ -108,7 +108,7 @@ impl Source for MySql {
         Err(Error::unsupported("tables without a key are not copied yet").with("table", &table.name))
     }
 
-    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch) -> Result<RecordBatch> {
+    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch, _low: &Position) -> Result<RecordBatch> {
         Err(Error::unsupported("rows are not read back yet").with("table", &table.name))
     }
 

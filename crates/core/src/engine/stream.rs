@@ -225,11 +225,17 @@ impl Job {
         self.note_live(&mut change);
         stream.unstored = None;
         let (store, sink, progress) = (self.store.clone(), Arc::clone(&self.sink), Arc::clone(&self.progress));
-        let (label, written) = (intent.label.clone(), loads.clone());
+        let (label, written, writer) = (intent.label.clone(), loads.clone(), self.writer.clone());
         let task = Task::spawn(async move {
             store.commit(change).await?;
             with_retries(
-                || sink.write(Flush { label: label.clone(), loads: written.clone(), purpose: Purpose::Stream }),
+                || {
+                    sink.write(Flush {
+                        label: label.clone(),
+                        loads: written.clone(),
+                        purpose: Purpose::Stream { writer: writer.clone(), parts: 0 },
+                    })
+                },
                 |e, _| {
                     progress.job(|s| {
                         s.state = JobState::Retrying;

@@ -94,7 +94,7 @@ impl Source for ModelSource {
         Err(Error::unsupported("not yet").with("table", &table.name))
     }
 
-    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch) -> Result<RecordBatch> {
+    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch, _low: &Position) -> Result<RecordBatch> {
         Err(Error::unsupported("not yet").with("table", &table.name))
     }
 
