@@ -154,7 +154,7 @@ async fn snapshot_at(c: &mut Connection, low: &LogPosition) -> Result<()> {
     for _ in 0..attempts {
         c.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
         let (file, offset) = snapshot_position(c).await?;
-        let here = LogPosition { file, offset, gtids: None };
+        let here = LogPosition::at(file, offset, None);
         let there = LogPosition { gtids: None, ..low.clone() };
         match here.compare(&there) {
             Some(Ordering::Greater | Ordering::Equal) => return Ok(()),

@@ -82,7 +82,7 @@ async fn visible_position(c: &mut Connection) -> Result<LogPosition> {
     c.execute("COMMIT").await?;
     let (file, offset) = snapshot?;
     let gtids = gtids_at(c, &file, offset).await?;
-    Ok(LogPosition { file, offset, gtids })
+    Ok(LogPosition::at(file, offset, gtids))
 }
 
 /// MariaDB: the log's place of the consistent snapshot that this connection has open.
@@ -111,7 +111,7 @@ async fn written_position(c: &mut Connection) -> Result<LogPosition> {
         Flavour::MySql => row.named("Executed_Gtid_Set").and_then(GtidSet::parse),
         Flavour::MariaDb => gtids_at(c, &file, offset).await?,
     };
-    Ok(LogPosition { file, offset, gtids })
+    Ok(LogPosition::at(file, offset, gtids))
 }
 
 /// `SHOW MASTER STATUS` under the name that this server knows.

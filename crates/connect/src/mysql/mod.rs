@@ -86,6 +86,16 @@ impl MySql {
     }
 }
 
+/// Whether the log can hold transactions that end in a rollback. With `enforce_gtid_consistency` MySQL refuses the
+/// statements that leave such in the log.
+async fn may_log_rollbacks(c: &mut Connection) -> Result<bool> {
+    if c.server.flavour == Flavour::MariaDb {
+        return Ok(true);
+    }
+    let rows = c.query("SELECT @@global.enforce_gtid_consistency").await?;
+    Ok(!rows.first().and_then(|r| r.get_str(0)).is_some_and(|v| v == "ON" || v == "1"))
+}
+
 #[async_trait]
 impl Source for MySql {
     async fn tables(&self, wanted: &TablePattern) -> Result<Vec<Discovered>> {
@@ -122,8 +132,9 @@ impl Source for MySql {
         options.decode = self.address.decode;
         options.charsets = discover::charsets(&mut c).await?;
         let rows = c.query("SELECT @@lower_case_table_names").await?;
+        options.look_ahead = may_log_rollbacks(&mut c).await?;
         options.lower_case_names = rows.first().and_then(|r| r.number(0)) == Some(1_u8);
-        Ok(Box::new(binlog::open(c, &request, options).await?))
+        Ok(Box::new(binlog::open(c, &self.address.connect, &request, options).await?))
     }
 
     /// A server keeps its log as long as its own settings say.

@@ -77,6 +77,12 @@ impl Header {
         self.flags & 0x20 != 0 || self.next == 0
     }
 
+    /// Where the next event begins, of one that begins at `start`: headers hold the lower 32 bits only.
+    pub(super) fn end(&self, start: u64) -> u64 {
+        let end = start.wrapping_add(u64::from(self.size));
+        if end as u32 == self.next { end } else { (end & !0xFFFF_FFFF) | u64::from(self.next) }
+    }
+
     /// Who does not know it may leave it out.
     pub(super) fn is_ignorable(&self) -> bool {
         self.flags & 0x80 != 0
@@ -233,6 +239,11 @@ impl MariaDbGtid {
     /// One statement that commits itself follows, nothing else.
     pub(super) fn is_standalone(&self) -> bool {
         self.flags & 1 != 0
+    }
+
+    /// The rows of an XA transaction follow, up to its `XA PREPARE`.
+    pub(super) fn is_xa(&self) -> bool {
+        self.flags & 0x40 != 0
     }
 }
 

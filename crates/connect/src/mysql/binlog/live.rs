@@ -188,7 +188,7 @@ async fn stream_equals_what_the_server_prints_on(o: Options) {
         watched: Vec::new(),
     };
     let connection = Connection::connect(&o).await.unwrap();
-    let mut stream = open(connection, &request, StreamOptions::new(4_000_001)).await.unwrap();
+    let mut stream = open(connection, &o, &request, StreamOptions::new(4_000_001)).await.unwrap();
     let streamed = follow(&mut stream, &end).await;
 
     let now = printed(&source, &request.pattern).await;
@@ -211,12 +211,13 @@ async fn stream_equals_what_the_server_prints_on(o: Options) {
     let place = request.from.commit.split(' ').next().unwrap();
     let request = ChangesRequest { from: Position::at(place), ..request };
     let mut again =
-        open(Connection::connect(&o).await.unwrap(), &request, StreamOptions::new(4_000_002)).await.unwrap();
+        open(Connection::connect(&o).await.unwrap(), &o, &request, StreamOptions::new(4_000_002)).await.unwrap();
     assert!(follow(&mut again, &end).await == streamed);
 
     // A log that is not there.
     let request = ChangesRequest { from: Position::at("no-such-file.000001:4"), ..request };
-    let mut none = open(Connection::connect(&o).await.unwrap(), &request, StreamOptions::new(4_000_003)).await.unwrap();
+    let mut none =
+        open(Connection::connect(&o).await.unwrap(), &o, &request, StreamOptions::new(4_000_003)).await.unwrap();
     let error = none.next().await.unwrap_err();
     assert_eq!(error.kind, freshet_core::ErrorKind::SourceState, "{error}");
 }

@@ -7,6 +7,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use freshet_core::{
@@ -22,7 +23,9 @@ use super::position::LogPosition;
 use super::register::StreamOptions;
 use super::rows::{Change, TableDecoder};
 use super::statement::{self, Kind};
+use super::survey::{Ending, Survey};
 use super::table_map::TableMap;
+use super::xa::{Gathered, Kept, Origin, Place, Xid};
 
 /// Table maps that are remembered from one transaction to the next.
 const MAPS: usize = 10_000;
@@ -44,6 +47,17 @@ struct Mapped {
 enum Pending {
     MySql(Uuid, u64),
     MariaDb(u32, u32, u64),
+}
+
+/// What is needed before reading can go on; the stream fetches it over a second connection.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    /// How the transaction at this place ends.
+    Ending { place: Place },
+    /// Where the XA transaction begins that was prepared before `before`, probably at `place`.
+    Prepared { xid: Xid, place: Option<Place>, before: Place },
+    /// The events of the transaction at this place, those before an offset.
+    Rows { place: Place, until: u64 },
 }
 
 /// The state of reading a log.
@@ -68,6 +82,21 @@ pub(super) struct Log {
     skip: u64,
     /// Parts of this transaction have been handed out already.
     split: bool,
+    /// Where the transaction begins in its file.
+    begin: u64,
+    /// Where the event that is being read begins.
+    at: u64,
+    /// Names of savepoints, and how many rows each table had then.
+    savepoints: Vec<(String, HashMap<TableName, usize>)>,
+    /// It is known how the transaction ends.
+    surveyed: bool,
+    /// Events of the transaction that were taken back, by where they begin.
+    void: Vec<Range<u64>>,
+    /// An XA transaction that is being read.
+    xa: Option<Gathered>,
+    kept: Kept,
+    /// With the head of the event that commits the transaction once it is fetched.
+    wanted: Option<(Wanted, Option<Header>)>,
     gtid: Option<Pending>,
     gtid_time_ms: Option<i64>,
     /// The position has moved since the last commit handed out.
@@ -108,6 +137,14 @@ impl Log {
             schema_changes: 0,
             skip: request.from.event,
             split: false,
+            begin: 4,
+            at: 4,
+            savepoints: Vec::new(),
+            surveyed: false,
+            void: Vec::new(),
+            xa: None,
+            kept: Kept::default(),
+            wanted: None,
             gtid: None,
             gtid_time_ms: None,
             moved: false,
@@ -133,6 +170,11 @@ impl Log {
     /// Whether something is gathered that could be handed out now.
     pub(super) fn is_waiting(&self) -> bool {
         self.moved && (!self.in_transaction || self.decoders.iter().all(|d| d.uncommitted() == 0))
+    }
+
+    /// What has to be fetched before the next event is read.
+    pub(super) fn wanted(&self) -> Option<&Wanted> {
+        self.wanted.as_ref().map(|(wanted, _)| wanted)
     }
 
     /// Hands out what is gathered, if that is a whole number of transactions.
@@ -174,11 +216,17 @@ impl Log {
         if header.is_artificial() || !in_file {
             return;
         }
-        let next = self.here.wrapping_add(u64::from(header.size));
-        self.here = if next as u32 == header.next { next } else { (next & !0xFFFF_FFFF) | u64::from(header.next) };
+        self.here = header.end(self.here);
+        self.at = self.here.saturating_sub(u64::from(header.size));
     }
 
     fn dispatch(&mut self, header: &Header, body: &[u8]) -> Result<()> {
+        if self.xa.is_some() && is_content(header.kind) {
+            return self.gather(header, body);
+        }
+        if is_rows(header.kind) && self.void.iter().any(|v| v.contains(&self.at)) {
+            return Ok(());
+        }
         match header.kind {
             kind::TABLE_MAP => self.table_map(body),
             kind::WRITE_ROWS_V1 | kind::WRITE_ROWS => self.rows_event(header, Change::Insert, body),
@@ -190,6 +238,7 @@ impl Log {
             kind::XID => self.commit(header),
             kind::GTID | kind::ANONYMOUS_GTID => self.mysql_gtid(header.kind, body),
             kind::GTID_TAGGED => {
+                self.begin = self.at;
                 self.unnumbered();
                 Ok(())
             }
@@ -325,7 +374,15 @@ impl Log {
             Ok(n) => {
                 self.rows += n;
                 self.bytes += rows.body.len();
-                if self.is_full() { self.hand_out_part() } else { Ok(()) }
+                match self.is_full() {
+                    true if self.surveyed || !self.options.look_ahead => self.hand_out_part(),
+                    true => {
+                        let place = Place { file: self.position.file.clone(), offset: self.begin };
+                        self.wanted = Some((Wanted::Ending { place }, None));
+                        Ok(())
+                    }
+                    false => Ok(()),
+                }
             }
             Err(error) => {
                 let name = self.decoders[at].schema().name.clone();
@@ -353,6 +410,7 @@ impl Log {
 
     fn mysql_gtid(&mut self, event: u8, body: &[u8]) -> Result<()> {
         let gtid = MySqlGtid::parse(body).ok_or_else(|| self.corrupt("the begin of a transaction is malformed"))?;
+        self.begin = self.at;
         self.gtid_time_ms = gtid.commit_micros.and_then(|t| i64::try_from(t / 1000).ok());
         if event == kind::GTID {
             self.gtid = Some(Pending::MySql(gtid.uuid, gtid.number));
@@ -379,6 +437,8 @@ impl Log {
         let gtid = MariaDbGtid::parse(body).ok_or_else(|| self.malformed(header))?;
         self.gtid = Some(Pending::MariaDb(gtid.domain, header.server_id, gtid.sequence));
         self.gtid_time_ms = None;
+        self.begin = self.at;
+        self.xa = gtid.is_xa().then(|| Gathered::from(self.at));
         self.in_transaction = !gtid.is_standalone();
         Ok(())
     }
@@ -401,7 +461,10 @@ impl Log {
         }
         self.position.offset = self.here;
         self.in_transaction = false;
-        (self.schema_changes, self.skip, self.split) = (0, 0, false);
+        (self.schema_changes, self.skip, self.split, self.surveyed) = (0, 0, false, false);
+        self.xa = None;
+        self.savepoints.clear();
+        self.void.clear();
         self.time_ms = self.gtid_time_ms.take().or(Some(i64::from(header.time) * 1000).filter(|t| *t > 0));
         self.transactions += 1;
         self.moved = true;
@@ -417,28 +480,185 @@ impl Log {
     /// Throws the rows of the transaction away that was begun.
     fn roll_back(&mut self) -> Result<()> {
         self.in_transaction = false;
-        if self.decoders.iter().all(|d| d.uncommitted() == 0) && !self.split {
-            return Ok(());
-        }
+        self.xa = None;
         if self.split {
             return Err(Error::source_state(
                 "a large transaction was rolled back in the log after a part of it was read",
             )
-            .hint("drop the job and create it again"));
+            .hint("`freshet resync` the job: what was rolled back may be at its target"));
         }
+        self.decoders.iter_mut().for_each(|d| d.discard_from(0));
+        Ok(())
+    }
+
+    fn set_savepoint(&mut self, text: &str) {
+        let name = statement::savepoint(text);
+        let rows = self.decoders.iter().map(|d| (d.schema().name.clone(), d.rows())).collect();
+        self.savepoints.retain(|(n, _)| *n != name);
+        self.savepoints.push((name, rows));
+    }
+
+    /// Throws away what came behind a savepoint, unless that was left out from the beginning.
+    fn roll_back_to(&mut self, text: &str) -> Result<()> {
+        if self.surveyed {
+            return Ok(());
+        }
+        let name = statement::savepoint(text);
+        let Some(at) = self.savepoints.iter().position(|(n, _)| *n == name).filter(|_| !self.split) else {
+            return Err(Error::source_state("a transaction was rolled back to a savepoint that is not known")
+                .with("statement", shortened(text))
+                .hint("`freshet resync` the job: what was rolled back may be at its target"));
+        };
+        self.savepoints.truncate(at + 1);
         for decoder in &mut self.decoders {
-            self.output.extend(decoder.take_committed()?.map(Event::Rows));
+            // A table without a mark had no rows then.
+            decoder.discard_from(self.savepoints[at].1.get(&decoder.schema().name).copied().unwrap_or(0));
         }
-        self.hand_out()
+        Ok(())
+    }
+
+    // XA transactions, and what has to be read again.
+
+    /// Keeps an event of an XA transaction until its fate is known.
+    fn gather(&mut self, header: &Header, body: &[u8]) -> Result<()> {
+        if header.kind == kind::QUERY
+            && let Some(query) = Query::parse(body, 0)
+            && matches!(
+                Kind::of(&statement::decoded(query.text, query.collation).0),
+                Kind::XaCommit | Kind::XaRollback | Kind::Commit | Kind::Rollback
+            )
+        {
+            return self.query(header, &query);
+        }
+        let (xa, schemas) = (&mut self.xa, &self.schemas);
+        xa.iter_mut().for_each(|xa| xa.add(header, body, |table| schemas.contains_key(table)));
+        Ok(())
     }
 
     fn xa_prepare(&mut self, header: &Header, body: &[u8]) -> Result<()> {
-        let one_phase = body.first() == Some(&1);
-        if one_phase || self.decoders.iter().all(|d| d.uncommitted() == 0) && !self.split {
+        let (xid, one_phase) = Xid::of_prepare(body).ok_or_else(|| self.malformed(header))?;
+        let Some(gathered) = self.xa.take() else { return self.commit(header) };
+        let place = Place { file: self.position.file.clone(), offset: gathered.start };
+        if one_phase {
+            let tables = gathered.tables();
+            return self.xa_commit(header, xid, Some(gathered), Some(Origin { place, tables }));
+        }
+        self.position.prepared.0.insert(xid.clone(), Origin { place, tables: gathered.tables() });
+        self.kept.keep(xid, gathered);
+        self.commit(header)
+    }
+
+    /// The transaction's rows count from here on: those kept in memory, or else they are read again.
+    fn xa_commit(
+        &mut self,
+        header: &Header,
+        xid: Xid,
+        gathered: Option<Gathered>,
+        origin: Option<Origin>,
+    ) -> Result<()> {
+        let tables = origin.as_ref().and_then(|o| o.tables.as_ref());
+        if self.schemas.is_empty() || tables.is_some_and(|t| !t.iter().any(|t| self.schemas.contains_key(t))) {
             return self.commit(header);
         }
-        Err(Error::unsupported("the log holds a prepared XA transaction on followed tables")
-            .hint("finish with one phase (XA COMMIT … ONE PHASE), or leave the tables out of the job"))
+        if let Some(gathered) = gathered.filter(|g| !g.incomplete) {
+            (self.void, self.surveyed, self.in_transaction) = (gathered.void(), true, true);
+            for (i, (header, body)) in gathered.events.iter().enumerate() {
+                self.content(header, i as u64, body)?;
+            }
+            return self.commit(header);
+        }
+        let before = Place { file: self.position.file.clone(), offset: self.at };
+        self.wanted = Some((Wanted::Prepared { xid, place: origin.map(|o| o.place), before }, Some(*header)));
+        Ok(())
+    }
+
+    /// Table maps, rows and statements of a transaction that is read for the second time.
+    fn content(&mut self, header: &Header, at: u64, body: &[u8]) -> Result<()> {
+        let here = std::mem::replace(&mut self.at, at);
+        let done = match header.kind {
+            kind::QUERY | kind::MARIADB_QUERY_COMPRESSED => self.statement_again(header, body),
+            kind if is_content(kind) => self.dispatch(header, body),
+            _ => Ok(()),
+        };
+        self.at = here;
+        done
+    }
+
+    fn statement_again(&mut self, header: &Header, body: &[u8]) -> Result<()> {
+        let mut scratch = Vec::new();
+        let query = match header.kind {
+            kind::QUERY => Query::parse(body, 0),
+            _ => Query::parse_compressed(body, &mut scratch),
+        };
+        let query = query.ok_or_else(|| self.malformed(header))?;
+        let (text, _) = statement::decoded(query.text, query.collation);
+        if Kind::of(&text) == Kind::Rows {
+            self.rows_by_statement(&text);
+        }
+        Ok(())
+    }
+
+    /// Takes what was wanted of a transaction; `None`: it is not in the log any more.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub(super) fn found(&mut self, found: Option<(Place, Survey)>) -> Result<()> {
+        let Some((wanted, header)) = self.wanted.take() else { return Ok(()) };
+        match (wanted, found, header) {
+            (Wanted::Prepared { xid, .. }, None, Some(header)) => {
+                let error = Error::source_state(
+                    "a prepared XA transaction was committed whose rows are no longer in the server's log",
+                )
+                .with("transaction", xid)
+                .with("log position", self.place())
+                .hint("`freshet resync JOB TABLE` copies the table anew");
+                let tables: Vec<_> = self.schemas.keys().cloned().collect();
+                tables.iter().for_each(|table| self.suspend(table, error.clone()));
+                self.commit(&header)
+            }
+            (Wanted::Prepared { .. }, Some((place, survey)), header) => {
+                (self.void, self.surveyed, self.in_transaction) = (survey.void, true, true);
+                self.wanted = Some((Wanted::Rows { place, until: u64::MAX }, header));
+                Ok(())
+            }
+            (_, Some((place, survey)), _) => {
+                self.surveyed = true;
+                match survey.ending {
+                    Some(Ending::Rollback) => self.void = std::iter::once(0..u64::MAX).collect(),
+                    _ => self.void = survey.void,
+                }
+                if self.void.is_empty() {
+                    return self.hand_out_part();
+                }
+                self.decoders.iter_mut().for_each(|d| d.discard_from(0));
+                (self.rows, self.bytes) = (0, 0);
+                self.wanted = Some((Wanted::Rows { place, until: self.here }, None));
+                Ok(())
+            }
+            // Then a rollback is found out too late, and said.
+            (_, None, _) => {
+                self.surveyed = true;
+                self.hand_out_part()
+            }
+        }
+    }
+
+    /// Takes an event of the transaction that is wanted; whether it was the last one.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub(super) fn replay(&mut self, header: &Header, start: u64, body: &[u8]) -> Result<bool> {
+        let Some((Wanted::Rows { until, .. }, commit)) = &self.wanted else { return Ok(true) };
+        let commit = *commit;
+        if start < *until && !matches!(header.kind, kind::XA_PREPARE | kind::XID) {
+            self.content(header, start, body)?;
+            return Ok(false);
+        }
+        self.wanted = None;
+        if let Some(header) = commit {
+            self.commit(&header)?;
+        }
+        Ok(true)
     }
 
     fn rotate(&mut self, header: &Header, body: &[u8]) -> Result<()> {
@@ -523,21 +743,35 @@ impl Log {
     fn query(&mut self, header: &Header, query: &Query<'_>) -> Result<()> {
         let (text, certain) = statement::decoded(query.text, query.collation);
         match Kind::of(&text) {
-            Kind::Begin | Kind::XaStart => {
+            Kind::Begin => {
                 self.in_transaction = true;
                 Ok(())
             }
-            Kind::Commit | Kind::XaFinish => self.commit(header),
+            Kind::XaStart => {
+                self.in_transaction = true;
+                self.xa = Some(Gathered::from(self.begin));
+                Ok(())
+            }
+            Kind::Commit => self.commit(header),
+            Kind::XaCommit | Kind::XaRollback => {
+                let xid = Xid::of_statement(&text).ok_or_else(|| self.malformed(header))?;
+                let gathered = self.xa.take().or(self.kept.take(&xid));
+                let origin = self.position.prepared.0.remove(&xid);
+                match Kind::of(&text) {
+                    Kind::XaCommit => self.xa_commit(header, xid, gathered, origin),
+                    _ => self.commit(header),
+                }
+            }
             Kind::Rollback => {
                 self.roll_back()?;
                 self.commit(header)
             }
-            Kind::RollbackToSavepoint if self.decoders.iter().any(|d| d.uncommitted() > 0) || self.split => {
-                Err(Error::unsupported("the log holds a transaction that was rolled back to a savepoint")
-                    .with("statement", shortened(&text))
-                    .hint("transactions over tables of several storage engines cannot be followed"))
+            Kind::Savepoint => {
+                self.set_savepoint(&text);
+                Ok(())
             }
-            Kind::Savepoint | Kind::XaEnd | Kind::RollbackToSavepoint => Ok(()),
+            Kind::RollbackToSavepoint => self.roll_back_to(&text),
+            Kind::ReleaseSavepoint | Kind::XaEnd => Ok(()),
             Kind::Rows => {
                 self.rows_by_statement(&text);
                 self.end_statement(header, &text)
@@ -645,6 +879,22 @@ impl Log {
     fn malformed(&self, header: &Header) -> Error {
         self.corrupt(&format!("an event of type {} is malformed", header.kind))
     }
+}
+
+/// Whether an event holds rows, or a part of them.
+fn is_rows(event: u8) -> bool {
+    matches!(
+        event,
+        kind::WRITE_ROWS_V1..=kind::DELETE_ROWS_V1
+            | kind::WRITE_ROWS..=kind::DELETE_ROWS
+            | kind::PARTIAL_UPDATE_ROWS
+            | kind::MARIADB_WRITE_ROWS_COMPRESSED_V1..=kind::MARIADB_DELETE_ROWS_COMPRESSED
+    )
+}
+
+/// Whether an event is what a transaction consists of.
+fn is_content(event: u8) -> bool {
+    is_rows(event) || matches!(event, kind::TABLE_MAP | kind::QUERY | kind::MARIADB_QUERY_COMPRESSED)
 }
 
 /// The schemas behind a statement's steps, or the table that they don't fit.

@@ -1,6 +1,7 @@
 //! Places in the log as text: `mysql-bin.000003:4567`, and where the server has global transaction ids also
 //! ` gtid=0-1-55` or ` gtid=uuid:1-77` behind it. The ids are what counts: they survive a change of the server; file and
-//! offset are what is left without them, and tell people where to look.
+//! offset are what is left without them, and tell people where to look. ` xa=…` lists the XA transactions that are prepared
+//! there (`xa.rs`); it has no part in the order of positions.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -8,6 +9,7 @@ use std::fmt;
 use freshet_core::{Error, Position, Result};
 
 use super::gtid::GtidSet;
+use super::xa::Prepared;
 
 /// A place in a server's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct LogPosition {
     pub offset: u64,
     /// All transactions before it; `None` where the server does not number them (all).
     pub gtids: Option<GtidSet>,
+    /// XA transactions that are prepared and not finished.
+    pub prepared: Prepared,
 }
 
 impl LogPosition {
@@ -34,12 +38,21 @@ impl LogPosition {
     }
 
     fn from_text(text: &str) -> Option<Self> {
+        let (text, prepared) = match text.split_once(" xa=") {
+            Some((text, prepared)) => (text, Prepared::parse(prepared)?),
+            None => (text, Prepared::default()),
+        };
         let (place, gtids) = match text.split_once(" gtid=") {
             Some((place, gtids)) => (place, Some(GtidSet::parse(gtids)?)),
             None => (text, None),
         };
         let (file, offset) = place.rsplit_once(':')?;
-        Some(LogPosition { file: file.to_string(), offset: offset.parse().ok()?, gtids })
+        Some(LogPosition { file: file.to_string(), offset: offset.parse().ok()?, gtids, prepared })
+    }
+
+    /// A place without more.
+    pub fn at(file: impl Into<String>, offset: u64, gtids: Option<GtidSet>) -> Self {
+        LogPosition { file: file.into(), offset, gtids, prepared: Prepared::default() }
     }
 
     /// As a stored position.
@@ -66,9 +79,12 @@ impl LogPosition {
 impl fmt::Display for LogPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.offset)?;
-        match self.known_gtids() {
-            Some(gtids) => write!(f, " gtid={gtids}"),
-            None => Ok(()),
+        if let Some(gtids) = self.known_gtids() {
+            write!(f, " gtid={gtids}")?;
+        }
+        match self.prepared.0.is_empty() {
+            true => Ok(()),
+            false => write!(f, " xa={}", self.prepared),
         }
     }
 }
@@ -95,10 +111,15 @@ mod tests {
 
     #[test]
     fn text() {
-        for text in ["mysql-bin.000003:4567", "bin:odd.000003:4 gtid=0-1-55,1-1-2"] {
+        for text in [
+            "mysql-bin.000003:4567",
+            "bin:odd.000003:4 gtid=0-1-55,1-1-2",
+            "b.000003:4 gtid=0-1-55 xa=1:61:@b.000002:77@d/t,1:62:@b.000002:99@*",
+            "b.000003:4 xa=1:61:@b.000002:77",
+        ] {
             assert_eq!(LogPosition::parse(&at(text)).unwrap().to_string(), text);
         }
-        for bad in ["", "x", "x:y", "bin.1:4 gtid=x", "bin.1:-4"] {
+        for bad in ["", "x", "x:y", "bin.1:4 gtid=x", "bin.1:-4", "bin.1:4 xa=x"] {
             assert!(LogPosition::parse(&at(bad)).is_err(), "{bad}");
         }
         assert_eq!(LogPosition::parse(&at("b.1:4 gtid=")).unwrap().to_string(), "b.1:4");
@@ -111,6 +132,7 @@ mod tests {
         assert_eq!(cmp("b.000009:4", "b.000010:4"), Some(Less));
         assert_eq!(cmp("b.999999:4", "b.1000000:4"), Some(Less));
         assert_eq!(cmp("b.000009:4", "b.000009:4"), Some(Equal));
+        assert_eq!(cmp("b.000009:4 xa=1:61:@b.000002:77", "b.000009:4"), Some(Equal));
         assert_eq!(cmp("b.000009:4", "c.000009:5"), None);
         assert_eq!(cmp("b.000009:4 gtid=0-1-7", "c.000001:5 gtid=0-2-6"), Some(Greater));
         assert_eq!(cmp("b.000009:4 gtid=0-1-7", "b.000009:5"), Some(Less));

@@ -5,7 +5,8 @@ use std::time::Duration;
 use freshet_core::{ChangesRequest, Error, Result};
 
 use super::super::types::{Charsets, DecodeOptions};
-use super::super::wire::{Connection, Dump, Flavour};
+use super::super::wire::{Connection, Dump, Flavour, Options};
+use super::again::Again;
 use super::gtid::GtidSet;
 use super::log::Log;
 use super::position::LogPosition;
@@ -22,6 +23,8 @@ pub struct StreamOptions {
     pub charsets: Charsets,
     /// `lower_case_table_names` is 1.
     pub lower_case_names: bool,
+    /// Before a transaction is handed out in parts, the log is asked for its end: it may be a rollback.
+    pub look_ahead: bool,
     /// Rows gathered before they are handed out.
     pub batch_rows: usize,
     /// Bytes of log gathered before they are handed out.
@@ -40,6 +43,7 @@ impl StreamOptions {
             decode: DecodeOptions::default(),
             charsets: Charsets { server: "utf8mb4".into(), ..Charsets::default() },
             lower_case_names: false,
+            look_ahead: true,
             batch_rows: 65_536,
             batch_bytes: 16 << 20,
             heartbeat: Duration::from_secs(5),
@@ -48,13 +52,14 @@ impl StreamOptions {
     }
 }
 
-/// Streams the changes that `request` asks for, over a fresh connection.
+/// Streams the changes that `request` asks for, over a fresh connection to `server`.
 ///
 /// # Errors
 /// `SourceState` for a position that is not one of this server's flavour; what the server says to the position itself
 /// comes with the stream's first event.
 pub async fn open(
     mut connection: Connection,
+    server: &Options,
     request: &ChangesRequest,
     options: StreamOptions,
 ) -> Result<BinlogStream> {
@@ -64,17 +69,25 @@ pub async fn open(
     let dump = request_of(&mut connection, &from, options.server_id).await?;
     connection.set_read_timeout(options.lost_after);
     let log = Log::new(from, request, flavour == Flavour::MariaDb, checksums, options)?;
-    Ok(BinlogStream::new(connection.dump(&dump).await?, log))
+    Ok(BinlogStream::new(connection.dump(&dump).await?, log, Again::new(server.clone())))
 }
 
-/// Says what we can take. Gives whether the server's events will carry checksums.
+/// Says what we can take, and how often we want to hear something. Gives whether events will carry checksums.
 async fn prepare(connection: &mut Connection, options: &StreamOptions) -> Result<bool> {
     let period = options.heartbeat.as_nanos();
     connection
-        .execute(&format!(
-            "SET @master_heartbeat_period = {period}, @source_heartbeat_period = {period}, \
-             @master_binlog_checksum = @@global.binlog_checksum, @source_binlog_checksum = @@global.binlog_checksum"
-        ))
+        .execute(&format!("SET @master_heartbeat_period = {period}, @source_heartbeat_period = {period}"))
+        .await?;
+    announce(connection).await
+}
+
+/// Says that we know checksums and every event of MariaDB's. Gives whether the server's events will carry checksums.
+pub(super) async fn announce(connection: &mut Connection) -> Result<bool> {
+    connection
+        .execute(
+            "SET @master_binlog_checksum = @@global.binlog_checksum, \
+             @source_binlog_checksum = @@global.binlog_checksum",
+        )
         .await?;
     if connection.server.flavour == Flavour::MariaDb {
         connection.execute("SET @mariadb_slave_capability = 4").await?;

@@ -1,8 +1,10 @@
 //! Row events, straight into the Arrow builders of their table.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::Int8Array;
+use arrow::array::{BooleanArray, Int8Array};
+use arrow::compute::filter_record_batch;
 use freshet_core::batch::{OP_DELETE, OP_UPSERT};
 use freshet_core::{ChangeBatch, Error, Result, TableSchema};
 
@@ -33,6 +35,8 @@ pub(super) struct TableDecoder {
     ops: Vec<i8>,
     /// Rows of transactions that are complete.
     committed: usize,
+    /// Rows that were rolled back.
+    discarded: Vec<Range<usize>>,
 }
 
 impl TableDecoder {
@@ -78,6 +82,7 @@ impl TableDecoder {
             builders,
             ops: Vec::new(),
             committed: 0,
+            discarded: Vec::new(),
         })
     }
 
@@ -103,6 +108,14 @@ impl TableDecoder {
     /// The transaction is complete.
     pub(super) fn commit(&mut self) {
         self.committed = self.ops.len();
+    }
+
+    /// Throws rows away that were rolled back: of the transaction that is not complete those from this ordinal on.
+    pub(super) fn discard_from(&mut self, row: usize) {
+        let from = row.max(self.committed);
+        if from < self.ops.len() {
+            self.discarded.push(from..self.ops.len());
+        }
     }
 
     /// Decodes the rows behind the post-header of a row event: number of columns, bitmaps, rows. Gives their number.
@@ -216,17 +229,17 @@ impl TableDecoder {
         }
         let columns = self.builders.iter_mut().map(Builder::finish).collect();
         let ops = Int8Array::from(std::mem::take(&mut self.ops));
-        ChangeBatch::new(Arc::clone(&self.schema), columns, ops).map(Some)
-    }
-
-    /// The same, without the rows of the transaction that is not complete: those are thrown away.
-    ///
-    /// # Errors
-    /// `Internal` when columns and schema don't fit.
-    pub(super) fn take_committed(&mut self) -> Result<Option<ChangeBatch>> {
-        let committed = self.committed;
-        let batch = self.take()?;
-        Ok(batch.map(|b| ChangeBatch { rows: b.rows.slice(0, committed), ..b }).filter(|b| b.rows.num_rows() > 0))
+        let batch = ChangeBatch::new(Arc::clone(&self.schema), columns, ops)?;
+        if self.discarded.is_empty() {
+            return Ok(Some(batch));
+        }
+        let mut stays = vec![true; rows];
+        for range in self.discarded.drain(..) {
+            stays[range].fill(false);
+        }
+        let rows = filter_record_batch(&batch.rows, &BooleanArray::from(stays))
+            .map_err(|e| Error::internal("rows that were rolled back cannot be left out").because(e))?;
+        Ok(Some(ChangeBatch { rows, ..batch }).filter(|b| b.rows.num_rows() > 0))
     }
 
     fn malformed(&self) -> Error {

@@ -13,10 +13,12 @@ pub(super) enum Kind {
     Rollback,
     RollbackToSavepoint,
     Savepoint,
+    ReleaseSavepoint,
     XaStart,
     XaEnd,
-    /// `XA COMMIT` or `XA ROLLBACK` of a transaction that was prepared before.
-    XaFinish,
+    /// `XA COMMIT` of a transaction that was prepared before.
+    XaCommit,
+    XaRollback,
     /// It changes rows, and the log does not say which.
     Rows,
     /// Perhaps a data definition statement.
@@ -33,11 +35,13 @@ impl Kind {
             "COMMIT" => Kind::Commit,
             "ROLLBACK" if next() == "TO" => Kind::RollbackToSavepoint,
             "ROLLBACK" => Kind::Rollback,
-            "SAVEPOINT" | "RELEASE" => Kind::Savepoint,
+            "SAVEPOINT" => Kind::Savepoint,
+            "RELEASE" => Kind::ReleaseSavepoint,
             "XA" => match next().as_str() {
                 "START" | "BEGIN" => Kind::XaStart,
-                "END" => Kind::XaEnd,
-                _ => Kind::XaFinish,
+                "COMMIT" => Kind::XaCommit,
+                "ROLLBACK" => Kind::XaRollback,
+                _ => Kind::XaEnd,
             },
             "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "LOAD" | "WITH" => Kind::Rows,
             _ => Kind::Other,
@@ -69,6 +73,17 @@ impl<'a> Iterator for Words<'a> {
         self.rest = rest;
         Some(word).filter(|w| !w.is_empty())
     }
+}
+
+/// The savepoint that `SAVEPOINT` or `ROLLBACK TO` names, as servers write it: behind the last blank, but for names with
+/// blanks in them, which they quote.
+pub(super) fn savepoint(text: &str) -> String {
+    let text = text.trim_end();
+    let name = match text.find('`') {
+        Some(quote) => &text[quote..],
+        None => text.rsplit(char::is_whitespace).next().unwrap_or_default(),
+    };
+    name.trim_matches('`').to_lowercase()
 }
 
 /// Whether a statement creates a table and fills it in the same transaction (MySQL's CREATE TABLE … SELECT).
@@ -126,7 +141,7 @@ mod tests {
             ("ROLLBACK TO `a`", Kind::RollbackToSavepoint),
             ("SAVEPOINT `a`", Kind::Savepoint),
             ("XA START X'61',X'',1", Kind::XaStart),
-            ("XA COMMIT X'61',X'',1", Kind::XaFinish),
+            ("XA COMMIT X'61',X'',1", Kind::XaCommit),
             ("/* hi */ -- there\n# now\n  insert into t values (1)", Kind::Rows),
             ("ALTER TABLE t ADD c INT", Kind::Other),
             ("BEGINNING", Kind::Other),
@@ -135,6 +150,10 @@ mod tests {
         ] {
             assert_eq!(Kind::of(text), kind, "{text}");
         }
+        for text in ["SAVEPOINT `A b`", "ROLLBACK TO SAVEPOINT `a b`", "ROLLBACK TO `a b` "] {
+            assert_eq!(savepoint(text), "a b");
+        }
+        assert_eq!(savepoint("savepoint x"), "x");
         assert!(leaves_transaction_open("CREATE TABLE `t` (`a` int) START TRANSACTION"));
         assert!(!leaves_transaction_open("ä"));
     }

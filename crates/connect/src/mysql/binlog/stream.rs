@@ -5,7 +5,8 @@ use async_trait::async_trait;
 use freshet_core::{ChangeStream, Error, ErrorKind, Event, Result};
 
 use super::super::wire::{EventPackets, server_error_number};
-use super::log::Log;
+use super::again::Again;
+use super::log::{Log, Wanted};
 
 /// The server's error number for everything that is wrong with a requested place in its log.
 const CANNOT_READ_LOG: u16 = 1236;
@@ -14,16 +15,21 @@ const CANNOT_READ_LOG: u16 = 1236;
 pub struct BinlogStream {
     packets: EventPackets,
     log: Log,
+    again: Again,
 }
 
 impl BinlogStream {
-    pub(super) fn new(packets: EventPackets, log: Log) -> Self {
-        BinlogStream { packets, log }
+    pub(super) fn new(packets: EventPackets, log: Log, again: Again) -> Self {
+        BinlogStream { packets, log, again }
     }
 
     /// Reads events until there is something to hand out.
     async fn fill(&mut self) -> Result<()> {
         while !self.log.has_output() {
+            if let Some(wanted) = self.log.wanted().cloned() {
+                self.read_again(&wanted).await?;
+                continue;
+            }
             if let Some(event) = self.packets.buffered()? {
                 self.log.read(event)?;
                 continue;
@@ -34,6 +40,19 @@ impl BinlogStream {
             }
             let event = self.packets.next().await?;
             self.log.read(event)?;
+        }
+        Ok(())
+    }
+
+    /// Fetches what the log cannot go on without, or a part of it.
+    async fn read_again(&mut self, wanted: &Wanted) -> Result<()> {
+        let Wanted::Rows { place, .. } = wanted else {
+            let found = self.again.find(wanted).await?;
+            return self.log.found(found);
+        };
+        let event = self.again.next(place).await?;
+        if self.log.replay(&event.header, event.start, &event.body)? {
+            self.again.close();
         }
         Ok(())
     }

@@ -219,6 +219,13 @@ pub enum Dump {
         /// Bytes from its begin.
         offset: u32,
     },
+    /// From a file and an offset in it up to the log's present end, without becoming a replica.
+    Piece {
+        /// File name.
+        file: String,
+        /// Bytes from its begin.
+        offset: u32,
+    },
     /// MySQL: everything that is not in a set of GTIDs, in its binary form.
     Gtids {
         /// Our server id, unique among the server's replicas.
@@ -237,6 +244,13 @@ impl Dump {
                 out.extend_from_slice(&offset.to_le_bytes());
                 out.extend_from_slice(&0_u16.to_le_bytes());
                 out.extend_from_slice(&server_id.to_le_bytes());
+                out.extend_from_slice(file.as_bytes());
+            }
+            Dump::Piece { file, offset } => {
+                out.push(0x12);
+                out.extend_from_slice(&offset.to_le_bytes());
+                out.extend_from_slice(&1_u16.to_le_bytes());
+                out.extend_from_slice(&0_u32.to_le_bytes());
                 out.extend_from_slice(file.as_bytes());
             }
             Dump::Gtids { server_id, executed } => {
@@ -278,6 +292,17 @@ impl EventPackets {
     /// timeout.
     pub async fn next(&mut self) -> Result<&[u8]> {
         event(self.packets.next().await?)
+    }
+
+    /// The next event, `None` at the end of a [`Dump::Piece`]. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`EventPackets::next`].
+    pub async fn next_or_end(&mut self) -> Result<Option<&[u8]>> {
+        match self.packets.next().await? {
+            [0xFE, ..] => Ok(None),
+            payload => event(payload).map(Some),
+        }
     }
 
     /// Reads what has arrived at the socket, without waiting; whether that was anything.
