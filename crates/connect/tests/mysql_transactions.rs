@@ -222,11 +222,11 @@ async fn one_phase_transactions_larger_than_memory() {
         let mut b = Bench::new(&url, "tx_xa_large").await;
         b.run(&["CREATE TABLE i (id INT PRIMARY KEY, v TEXT)"]).await;
         let mut job = b.begin().await;
-        b.run(&["XA START 'large'"]).await;
+        b.run(&["XA START 'large one'"]).await;
         for id in 0..8 {
             b.run(&[&format!("INSERT INTO i VALUES ({id}, REPEAT('x', 1000000))")]).await;
         }
-        b.run(&["XA END 'large'", "XA COMMIT 'large' ONE PHASE"]).await;
+        b.run(&["XA END 'large one'", "XA COMMIT 'large one' ONE PHASE"]).await;
         let mut c = b.session().await;
         support::run(&mut c, &["XA START 'second'"]).await;
         for id in 10..18 {

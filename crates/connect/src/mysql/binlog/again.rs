@@ -3,9 +3,9 @@
 //! with the log.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 
 use freshet_core::{Error, ErrorKind, Result};
+use futures::future::BoxFuture;
 
 use super::super::wire::{Connection, Dump, EventPackets, Options, server_error_number};
 use super::event::{self, HEADER, Header, kind};
@@ -22,8 +22,8 @@ pub(super) struct Again {
 
 enum UnderWay {
     Nothing,
-    Finding(Pin<Box<dyn Future<Output = Result<Option<(Place, Survey)>>> + Send>>),
-    Opening(Pin<Box<dyn Future<Output = Result<Piece>> + Send>>),
+    Finding(BoxFuture<'static, Result<Option<(Place, Survey)>>>),
+    Opening(BoxFuture<'static, Result<Piece>>),
     Reading(Box<Piece>),
 }
 

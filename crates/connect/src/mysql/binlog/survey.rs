@@ -40,9 +40,7 @@ impl Survey {
                 self.ending = Some(Xid::of_prepare(body).map_or(Ending::None, |(xid, _)| Ending::Prepare(xid)));
             }
             kind::GTID | kind::ANONYMOUS_GTID | kind::GTID_TAGGED | kind::MARIADB_GTID => {
-                if std::mem::replace(&mut self.begun, true) {
-                    self.ending = Some(Ending::None);
-                }
+                self.ending = std::mem::replace(&mut self.begun, true).then_some(Ending::None);
             }
             kind::ROTATE | kind::STOP => self.ending = Some(Ending::None),
             kind::QUERY => {
