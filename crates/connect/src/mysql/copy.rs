@@ -54,7 +54,7 @@ impl MySql {
         range: &KeyRange,
         low: &Position,
     ) -> Result<Box<dyn BatchStream>> {
-        let mut c = self.session().await?;
+        let mut c = self.session_at(&LogPosition::parse(low)?).await?;
         let context = |e: Error| table_changed(e).with("table", &table.name);
         open_snapshot(self, &mut c, table, low).await.map_err(context)?;
         // From here on nobody can alter the table until the snapshot is closed.
@@ -141,7 +141,7 @@ async fn open_snapshot(source: &MySql, c: &mut Connection, table: &TableSchema, 
     }
     // The lock is granted when all who wrote to the table have committed, in the engine as well as in the log; the
     // snapshot is another connection's, because opening it would end the lock.
-    let mut lock = source.session().await?;
+    let mut lock = source.session_at(&low).await?;
     lock.execute(&format!("LOCK TABLES {} READ", table.name.quoted())).await?;
     let opened = c.execute(OPEN).await;
     lock.execute("UNLOCK TABLES").await?;

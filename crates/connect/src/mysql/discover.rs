@@ -11,6 +11,7 @@ use super::MySql;
 use super::binlog::gtid::GtidSet;
 use super::binlog::position::LogPosition;
 use super::ddl::{UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text};
+use super::server_state::identity;
 use super::types::{Charsets, MysqlType};
 use super::wire::{Connection, Flavour, Row, server_error_number};
 
@@ -82,7 +83,7 @@ async fn visible_position(c: &mut Connection) -> Result<LogPosition> {
     c.execute("COMMIT").await?;
     let (file, offset) = snapshot?;
     let gtids = gtids_at(c, &file, offset).await?;
-    Ok(LogPosition::at(file, offset, gtids))
+    Ok(LogPosition::at(file, offset, gtids).of_server(&identity(c).await?))
 }
 
 /// MariaDB: the log's place of the consistent snapshot that this connection has open.
@@ -111,7 +112,7 @@ async fn written_position(c: &mut Connection) -> Result<LogPosition> {
         Flavour::MySql => row.named("Executed_Gtid_Set").and_then(GtidSet::parse),
         Flavour::MariaDb => gtids_at(c, &file, offset).await?,
     };
-    Ok(LogPosition::at(file, offset, gtids))
+    Ok(LogPosition::at(file, offset, gtids).of_server(&identity(c).await?))
 }
 
 /// `SHOW MASTER STATUS` under the name that this server knows.

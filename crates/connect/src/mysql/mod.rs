@@ -14,6 +14,7 @@ mod copy;
 pub mod ddl;
 mod discover;
 mod key;
+mod server_state;
 mod text_values;
 pub mod types;
 pub mod url;
@@ -21,7 +22,7 @@ mod verify;
 pub mod wire;
 
 use std::cmp::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -31,6 +32,8 @@ use freshet_core::{
 };
 
 use binlog::StreamOptions;
+use binlog::position::LogPosition;
+use server_state::ServerState;
 pub use types::{Charset, Charsets, DecodeOptions, MysqlType, ZeroDates};
 pub use url::Address;
 use wire::{Connection, Flavour};
@@ -40,8 +43,6 @@ pub struct MySql {
     address: Address,
     /// Our number as a replica for lane 0.
     server_id: u32,
-    /// Which server answered first: the others must be the same.
-    identity: OnceLock<String>,
 }
 
 impl MySql {
@@ -53,7 +54,7 @@ impl MySql {
         let address = Address::parse(url)?;
         // Two replicas of the same number throw each other out, so that every process draws one of its own.
         let server_id = address.server_id.unwrap_or_else(|| fastrand::u32(1 << 24..1 << 31));
-        Ok(MySql { address, server_id, identity: OnceLock::new() })
+        Ok(MySql { address, server_id })
     }
 
     /// What the URL says.
@@ -64,25 +65,33 @@ impl MySql {
     /// A new session in UTC and UTF-8, in which every value is printed the same way, whatever the server's settings.
     pub(in crate::mysql) async fn session(&self) -> Result<Connection> {
         let mut c = Box::pin(Connection::connect(&self.address.connect)).await?;
-        let (identity, unlimited) = match c.server.flavour {
-            Flavour::MySql => ("@@server_uuid", "max_execution_time = 0"),
-            Flavour::MariaDb => ("CONCAT(@@hostname, ':', @@port, ':', @@server_id)", "max_statement_time = 0"),
+        let unlimited = match c.server.flavour {
+            Flavour::MySql => "max_execution_time = 0",
+            Flavour::MariaDb => "max_statement_time = 0",
         };
         c.execute(&format!(
             "SET NAMES utf8mb4, SESSION time_zone = '+00:00', sql_mode = '', net_write_timeout = 600, {unlimited}"
         ))
         .await?;
         c.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
-        let rows = c.query(&format!("SELECT {identity}")).await?;
-        let now = rows.first().and_then(|r| r.get_str(0)).unwrap_or_default();
-        let first = self.identity.get_or_init(|| now.to_string());
-        if first != now {
-            return Err(Error::source_state("another server answers than before")
-                .with("server", now)
-                .with("before", first)
-                .hint("connect to one server, not to a proxy in front of several"));
-        }
         Ok(c)
+    }
+
+    /// A session with the server whose log a position is in.
+    pub(in crate::mysql) async fn session_at(&self, position: &LogPosition) -> Result<Connection> {
+        let mut c = self.session().await?;
+        let Some(wanted) = &position.server else { return Ok(c) };
+        let now = server_state::identity(&mut c).await?;
+        match now == *wanted {
+            true => Ok(c),
+            false => Err(Error::source_state("another server answers than the one on which the copy began")
+                .with("server", now)
+                .with("before", wanted)
+                .hint(
+                    "let the source's URL lead to one server, not to a proxy in front of several, and `freshet resume` the \
+                     job; after a failover `freshet resync JOB TABLE`",
+                )),
+        }
     }
 }
 
@@ -128,7 +137,10 @@ impl Source for MySql {
 
     async fn changes(&self, request: ChangesRequest) -> Result<Box<dyn ChangeStream>> {
         let mut c = self.session().await?;
+        let state = ServerState::ask(&mut c).await?;
+        state.admits(&LogPosition::parse(&request.from)?)?;
         let mut options = StreamOptions::new(self.server_id.wrapping_add(request.lane).max(1));
+        options.server = Some(state.identity);
         options.decode = self.address.decode;
         options.charsets = discover::charsets(&mut c).await?;
         let rows = c.query("SELECT @@lower_case_table_names").await?;

@@ -19,7 +19,8 @@ pub enum GtidSet {
 pub struct Uuid(pub [u8; 16]);
 
 impl Uuid {
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads its text.
+    pub fn parse(text: &str) -> Option<Self> {
         let mut out = [0; 16];
         let mut digits = text.bytes().filter(|b| *b != b'-').map(|b| char::from(b).to_digit(16));
         for byte in &mut out {

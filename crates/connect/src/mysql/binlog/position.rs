@@ -1,6 +1,6 @@
 //! Places in the log as text: `mysql-bin.000003:4567`, and where the server has global transaction ids also
 //! ` gtid=0-1-55` or ` gtid=uuid:1-77` behind it. The ids are what counts: they survive a change of the server; file and
-//! offset are what is left without them, and tell people where to look. ` xa=…` lists the XA transactions that are prepared
+//! offset are what is left without them, and tell people where to look. ` server=…` says whose file it is. ` xa=…` lists the XA transactions that are prepared
 //! there (`xa.rs`); it has no part in the order of positions.
 
 use std::cmp::Ordering;
@@ -20,6 +20,8 @@ pub struct LogPosition {
     pub offset: u64,
     /// All transactions before it; `None` where the server does not number them (all).
     pub gtids: Option<GtidSet>,
+    /// Whose log it is, if that is known.
+    pub server: Option<String>,
     /// XA transactions that are prepared and not finished.
     pub prepared: Prepared,
 }
@@ -42,17 +44,27 @@ impl LogPosition {
             Some((text, prepared)) => (text, Prepared::parse(prepared)?),
             None => (text, Prepared::default()),
         };
+        let (text, server) = match text.split_once(" server=") {
+            Some((text, server)) => (text, Some(server.to_string())),
+            None => (text, None),
+        };
         let (place, gtids) = match text.split_once(" gtid=") {
             Some((place, gtids)) => (place, Some(GtidSet::parse(gtids)?)),
             None => (text, None),
         };
         let (file, offset) = place.rsplit_once(':')?;
-        Some(LogPosition { file: file.to_string(), offset: offset.parse().ok()?, gtids, prepared })
+        Some(LogPosition { file: file.to_string(), offset: offset.parse().ok()?, gtids, server, prepared })
     }
 
     /// A place without more.
     pub fn at(file: impl Into<String>, offset: u64, gtids: Option<GtidSet>) -> Self {
-        LogPosition { file: file.into(), offset, gtids, prepared: Prepared::default() }
+        LogPosition { file: file.into(), offset, gtids, server: None, prepared: Prepared::default() }
+    }
+
+    /// In the log of this server.
+    #[must_use]
+    pub fn of_server(self, server: &str) -> Self {
+        LogPosition { server: Some(server.to_string()), ..self }
     }
 
     /// As a stored position.
@@ -70,6 +82,9 @@ impl LogPosition {
         if let (Some(a), Some(b)) = (self.known_gtids(), other.known_gtids()) {
             return a.compare(b);
         }
+        if self.server.is_some() && other.server.is_some() && self.server != other.server {
+            return None;
+        }
         let (base, number) = file_number(&self.file)?;
         let (other_base, other_number) = file_number(&other.file)?;
         (base == other_base).then(|| (number, self.offset).cmp(&(other_number, other.offset)))
@@ -81,6 +96,9 @@ impl fmt::Display for LogPosition {
         write!(f, "{}:{}", self.file, self.offset)?;
         if let Some(gtids) = self.known_gtids() {
             write!(f, " gtid={gtids}")?;
+        }
+        if let Some(server) = &self.server {
+            write!(f, " server={server}")?;
         }
         match self.prepared.0.is_empty() {
             true => Ok(()),
@@ -114,7 +132,8 @@ mod tests {
         for text in [
             "mysql-bin.000003:4567",
             "bin:odd.000003:4 gtid=0-1-55,1-1-2",
-            "b.000003:4 gtid=0-1-55 xa=1:61:@b.000002:77@d/t,1:62:@b.000002:99@*",
+            "b.000003:4 server=h:3306:1",
+            "b.000003:4 gtid=0-1-55 server=h:3306:1 xa=1:61:@b.000002:77@d/t,1:62:@b.000002:99@*",
             "b.000003:4 xa=1:61:@b.000002:77",
         ] {
             assert_eq!(LogPosition::parse(&at(text)).unwrap().to_string(), text);
@@ -134,6 +153,9 @@ mod tests {
         assert_eq!(cmp("b.000009:4", "b.000009:4"), Some(Equal));
         assert_eq!(cmp("b.000009:4 xa=1:61:@b.000002:77", "b.000009:4"), Some(Equal));
         assert_eq!(cmp("b.000009:4", "c.000009:5"), None);
+        assert_eq!(cmp("b.000009:4 server=a", "b.000009:5 server=a"), Some(Less));
+        assert_eq!(cmp("b.000009:4 server=a", "b.000009:5 server=b"), None);
+        assert_eq!(cmp("b.000009:4 gtid=0-1-7 server=a", "b.000009:4 gtid=0-1-7 server=b"), Some(Equal));
         assert_eq!(cmp("b.000009:4 gtid=0-1-7", "c.000001:5 gtid=0-2-6"), Some(Greater));
         assert_eq!(cmp("b.000009:4 gtid=0-1-7", "b.000009:5"), Some(Less));
         assert_eq!(compare(&Position { event: 1, ..at("b.1:4") }, &at("b.1:4")), Some(Greater));

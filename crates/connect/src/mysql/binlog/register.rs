@@ -17,6 +17,8 @@ use super::stream::BinlogStream;
 pub struct StreamOptions {
     /// Our server id: unique among the server's replicas, and among the lanes of a job.
     pub server_id: u32,
+    /// Which server it is, for positions.
+    pub server: Option<String>,
     /// How values are decoded.
     pub decode: DecodeOptions,
     /// The server's default character sets, for tables that are created in the log.
@@ -40,6 +42,7 @@ impl StreamOptions {
     pub fn new(server_id: u32) -> Self {
         StreamOptions {
             server_id,
+            server: None,
             decode: DecodeOptions::default(),
             charsets: Charsets { server: "utf8mb4".into(), ..Charsets::default() },
             lower_case_names: false,
@@ -68,6 +71,10 @@ pub async fn open(
     let checksums = prepare(&mut connection, &options).await?;
     let dump = request_of(&mut connection, &from, options.server_id).await?;
     connection.set_read_timeout(options.lost_after);
+    let from = match &options.server {
+        Some(server) => from.of_server(server),
+        None => from,
+    };
     let log = Log::new(from, request, flavour == Flavour::MariaDb, checksums, options)?;
     Ok(BinlogStream::new(connection.dump(&dump).await?, log, Again::new(server.clone())))
 }

@@ -4,6 +4,7 @@
 use async_trait::async_trait;
 use freshet_core::{ChangeStream, Error, ErrorKind, Event, Result};
 
+use super::super::server_state::purged;
 use super::super::wire::{EventPackets, server_error_number};
 use super::again::Again;
 use super::log::{Log, Wanted};
@@ -88,8 +89,13 @@ fn explained(error: Error, log: &Log) -> Error {
         error.message = "another replica uses the same server id".into();
         return error.hint("give each job and replica its own: set server_id in the source's URL");
     }
+    if why.contains("purged") {
+        let purged = purged();
+        error.message = purged.message;
+        return error.hint(purged.hint.unwrap_or_default());
+    }
     error.hint(
-        "the server has purged that part of its log, or is another server: drop the job and create it again; to keep \
-         the log longer, raise binlog_expire_logs_seconds",
+        "the server has purged that part of its log, was reset, or is another server: `freshet resync JOB` copies the \
+         tables anew; to keep the log longer, raise binlog_expire_logs_seconds",
     )
 }
