@@ -9,6 +9,7 @@ use freshet_core::{Check, Discovered, Error, ErrorKind, Finding, Result, TablePa
 
 use super::MySql;
 use super::discover::log_status;
+use super::side_effects::SideEffects;
 use super::wire::{Connection, Flavour, Row};
 
 /// Log that is kept for less than this is likely to be gone when a stopped job goes on.
@@ -34,6 +35,14 @@ impl Check for MySql {
         match self.discover(tables).await {
             Err(e) => findings.push(failure("tables", &e)),
             Ok(found) => {
+                match replica(&mut c, &found).await {
+                    Ok(finding) => findings.extend(finding),
+                    Err(e) => findings.push(failure("replica", &e)),
+                }
+                match foreign_keys(&mut c, &found).await {
+                    Ok(keys) => findings.extend(keys),
+                    Err(e) => findings.push(failure("foreign keys", &e)),
+                }
                 match filters(&mut c, &found).await {
                     Ok(filtered) => findings.extend(filtered),
                     Err(e) => findings.push(failure("log filters", &e)),
@@ -128,6 +137,7 @@ impl Server {
             Some(id) => out.push(Finding::new("server id", Verdict::Ok, id.to_string())),
         }
         self.retention(out);
+        self.durability(out);
         self.transaction_ids(out);
         let zone = self.value("time_zone").unwrap_or_default();
         let zone = if zone == "SYSTEM" { self.value("system_time_zone").unwrap_or(zone) } else { zone };
@@ -167,6 +177,19 @@ impl Server {
         if let Some(size) = self.value("max_binlog_total_size").filter(|v| *v != "0") {
             let message = format!("the log is cut at {size} bytes in total, however young it is");
             out.push(Finding::new("log size", Verdict::Warning, message).fix(self.set("max_binlog_total_size", "0")));
+        }
+    }
+
+    fn durability(&self, out: &mut Vec<Finding>) {
+        match self.value("sync_binlog") {
+            None | Some("1") => out.push(Finding::new("log durability", Verdict::Ok, "each commit is synced")),
+            Some(n) => {
+                let message = format!(
+                    "sync_binlog is {n}: when the server's machine crashes, the end of its log is lost, and a job that has \
+                     read it stops and has to copy its tables anew"
+                );
+                out.push(Finding::new("log durability", Verdict::Warning, message).fix(self.set("sync_binlog", "1")));
+            }
         }
     }
 
@@ -225,6 +248,65 @@ async fn grants(c: &mut Connection) -> Result<Vec<Finding>> {
     Ok(out)
 }
 
+/// Names of the databases that tables are in.
+fn databases(found: &[Discovered]) -> Vec<&str> {
+    let mut names: Vec<&str> = found.iter().map(|t| t.name.database.as_str()).collect();
+    names.dedup();
+    names
+}
+
+/// A replica that does not log what it receives.
+async fn replica(c: &mut Connection, found: &[Discovered]) -> Result<Option<Finding>> {
+    let mariadb = c.server.flavour == Flavour::MariaDb;
+    let renamed = !mariadb && c.server.version >= (8, 0, 22);
+    let rows = match c.query(if renamed { "SHOW REPLICA STATUS" } else { "SHOW SLAVE STATUS" }).await {
+        Ok(rows) => rows,
+        // That is another grant, which nothing else needs.
+        Err(e) if e.kind == ErrorKind::Permission => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let name = if renamed && c.server.version >= (8, 0, 26) { "log_replica_updates" } else { "log_slave_updates" };
+    let logged = c.query(&format!("SELECT @@global.{name}")).await?;
+    if logged.first().and_then(|r| r.number::<u8>(0)) == Some(1) {
+        return Ok(Some(Finding::new("replica", Verdict::Ok, format!("{name} is on"))));
+    }
+    let message = format!(
+        "the server is a replica with {name} = OFF: what it receives from its source is not in its own log; databases \
+         concerned: {}",
+        databases(found).join(", ")
+    );
+    let fix = format!("put `{name} = ON` under [mysqld] in the server's configuration, and restart it");
+    Ok(Some(Finding::new("replica", Verdict::Failed, message).fix(fix)))
+}
+
+/// Foreign keys that change rows of the job's tables without a trace in the log.
+async fn foreign_keys(c: &mut Connection, found: &[Discovered]) -> Result<Vec<Finding>> {
+    let effects = SideEffects::ask(c).await?;
+    if effects.cascades_are_logged {
+        return Ok(vec![Finding::new("foreign keys", Verdict::Ok, "the log holds what they change")]);
+    }
+    let concerned = effects.cascades.iter().filter(|k| found.iter().any(|t| t.name == k.child));
+    let findings: Vec<_> = concerned
+        .map(|k| {
+            let message = format!(
+                "this server does not log what {} ({}) changes here: the table is suspended when rows of {} are deleted or \
+                 get another key",
+                quote_name(&k.name),
+                k.rules(),
+                k.parent
+            );
+            Finding::new("foreign keys", Verdict::Failed, message).about(&k.child).fix(k.remedy())
+        })
+        .collect();
+    Ok(match findings.is_empty() {
+        true => vec![Finding::new("foreign keys", Verdict::Ok, "none that changes rows unseen")],
+        false => findings,
+    })
+}
+
 /// Databases that the server leaves out of its log.
 async fn filters(c: &mut Connection, found: &[Discovered]) -> Result<Vec<Finding>> {
     let rows = log_status(c).await?;
@@ -237,8 +319,7 @@ async fn filters(c: &mut Connection, found: &[Discovered]) -> Result<Vec<Finding
         return Ok(vec![Finding::new("log filters", Verdict::Ok, "none")]);
     }
     let left_out = |d: &str| (!only.is_empty() && !only.iter().any(|o| o == d)) || never.iter().any(|n| n == d);
-    let mut databases: Vec<&str> = found.iter().map(|t| t.name.database.as_str()).filter(|d| left_out(d)).collect();
-    databases.dedup();
+    let databases: Vec<&str> = databases(found).into_iter().filter(|d| left_out(d)).collect();
     Ok(vec![match databases.as_slice() {
         [] => Finding::new("log filters", Verdict::Ok, "the databases of the job are in the log"),
         some => Finding::new("log filters", Verdict::Failed, format!("not in the log: {}", some.join(", ")))

@@ -15,6 +15,7 @@ pub mod ddl;
 mod discover;
 mod key;
 mod server_state;
+pub(in crate::mysql) mod side_effects;
 mod text_values;
 pub mod types;
 pub mod url;
@@ -34,6 +35,7 @@ use freshet_core::{
 use binlog::StreamOptions;
 use binlog::position::LogPosition;
 use server_state::ServerState;
+use side_effects::SideEffects;
 pub use types::{Charset, Charsets, DecodeOptions, MysqlType, ZeroDates};
 pub use url::Address;
 use wire::{Connection, Flavour};
@@ -144,6 +146,7 @@ impl Source for MySql {
         options.decode = self.address.decode;
         options.charsets = discover::charsets(&mut c).await?;
         let rows = c.query("SELECT @@lower_case_table_names").await?;
+        options.side_effects = SideEffects::ask(&mut c).await?;
         options.look_ahead = may_log_rollbacks(&mut c).await?;
         options.lower_case_names = rows.first().and_then(|r| r.number(0)) == Some(1_u8);
         Ok(Box::new(binlog::open(c, &self.address.connect, &request, options).await?))

@@ -40,6 +40,8 @@ struct Mapped {
     body: Vec<u8>,
     /// The decoder of a followed table.
     decoder: Option<usize>,
+    /// The table, if its changes change others that are not logged.
+    parent: Option<TableName>,
 }
 
 /// A transaction id that counts with the coming commit.
@@ -300,7 +302,8 @@ impl Log {
             return Ok(());
         }
         let decoder = self.decoder_of(body)?;
-        self.maps.insert(id, Mapped { body: body.to_vec(), decoder });
+        let parent = TableMap::name(body).filter(|name| self.options.side_effects.is_parent(name));
+        self.maps.insert(id, Mapped { body: body.to_vec(), decoder, parent });
         Ok(())
     }
 
@@ -369,9 +372,20 @@ impl Log {
             let dummy = rows.table == NO_TABLE;
             return if dummy { Ok(()) } else { Err(self.corrupt("rows of a table that no table map names")) };
         };
-        let Some(at) = map.decoder else { return Ok(()) };
+        let (decoder, parent) = (map.decoder, map.parent.clone().filter(|_| rows.foreign_keys_act));
+        let Some(at) = decoder else {
+            if let Some(parent) = parent {
+                self.cascade(&parent, change, None);
+            }
+            return Ok(());
+        };
+        let key_changes = self.decoders[at].key_changes;
         match self.decoders[at].apply(change, rows.body) {
             Ok(n) => {
+                if let Some(parent) = parent {
+                    let key_changed = self.decoders[at].key_changes != key_changes;
+                    self.cascade(&parent, change, Some(key_changed));
+                }
                 self.rows += n;
                 self.bytes += rows.body.len();
                 match self.is_full() {
@@ -388,6 +402,22 @@ impl Log {
                 let name = self.decoders[at].schema().name.clone();
                 self.suspend(&name, error.with("log position", self.place()));
                 Ok(())
+            }
+        }
+    }
+
+    /// Suspends the tables that foreign keys have changed along with this one, unseen by the log. `key_changed`: whether
+    /// an update changed the key, if the table is followed.
+    fn cascade(&mut self, parent: &TableName, change: Change, key_changed: Option<bool>) {
+        if change == Change::Insert {
+            return;
+        }
+        let key = self.schemas.get(parent).map(|s| s.key.clone()).unwrap_or_default();
+        let effects = &self.options.side_effects;
+        for cascade in effects.of(parent, change == Change::Delete, key_changed.map(|changed| (changed, &*key))) {
+            if self.schemas.contains_key(&cascade.child) {
+                let error = cascade.error();
+                self.suspend(&cascade.child, error.with("log position", self.place()));
             }
         }
     }
@@ -593,7 +623,7 @@ impl Log {
         let query = query.ok_or_else(|| self.malformed(header))?;
         let (text, _) = statement::decoded(query.text, query.collation);
         if Kind::of(&text) == Kind::Rows {
-            self.rows_by_statement(&text);
+            self.rows_by_statement(&query, &text);
         }
         Ok(())
     }
@@ -773,10 +803,13 @@ impl Log {
             Kind::RollbackToSavepoint => self.roll_back_to(&text),
             Kind::ReleaseSavepoint | Kind::XaEnd => Ok(()),
             Kind::Rows => {
-                self.rows_by_statement(&text);
+                self.rows_by_statement(query, &text);
                 self.end_statement(header, &text)
             }
             Kind::Other => {
+                if statement::makes_side_effects(&text) {
+                    self.options.side_effects.more = true;
+                }
                 self.definition(header, query, &text, certain)?;
                 self.end_statement(header, &text)
             }
@@ -792,27 +825,62 @@ impl Log {
     }
 
     /// Rows were changed by a statement that the log holds in place of them.
-    fn rows_by_statement(&mut self, text: &str) {
-        for table in statement::tables_named(text, self.schemas.keys()) {
+    fn rows_by_statement(&mut self, query: &Query<'_>, text: &str) {
+        let database = String::from_utf8_lossy(query.database).into_owned();
+        let written = ddl::written(text, &self.context(query, &database));
+        let all = || self.schemas.keys().cloned().collect::<Vec<_>>();
+        let mut tables = match &written {
+            ddl::Written::Unknown => all(),
+            ddl::Written::Tables(tables) if tables.iter().any(|t| self.options.side_effects.are_unknown_of(t)) => all(),
+            ddl::Written::Tables(tables) => {
+                let effects = tables.iter().flat_map(|t| {
+                    self.options
+                        .side_effects
+                        .of(t, true, None)
+                        .into_iter()
+                        .chain(self.options.side_effects.of(t, false, None))
+                });
+                let children: Vec<TableName> = effects.map(|c| c.child.clone()).collect();
+                tables.iter().chain(&children).filter(|t| self.schemas.contains_key(*t)).cloned().collect()
+            }
+        };
+        tables.sort();
+        tables.dedup();
+        for table in tables {
             let error = Error::unsupported("a change is in the log as a statement, not as rows")
                 .with("statement", shortened(text))
-                .with("table", &table);
-            self.suspend(&table, error.hint("SET GLOBAL binlog_format = 'ROW', and sync the table anew"));
+                .with("table", &table)
+                .with("log position", self.place());
+            self.suspend(
+                &table,
+                error.hint(
+                    "SET GLOBAL binlog_format = 'ROW' at the server, and do not change binlog_format in sessions; then \
+                     `freshet resync JOB TABLE`",
+                ),
+            );
         }
     }
 
-    fn definition(&mut self, header: &Header, query: &Query<'_>, text: &str, certain: bool) -> Result<()> {
-        let database = String::from_utf8_lossy(query.database);
-        let context = ddl::Context {
-            default_database: &database,
+    fn context<'a>(&'a self, query: &Query<'_>, database: &'a str) -> ddl::Context<'a> {
+        ddl::Context {
+            default_database: database,
             ansi_quotes: query.ansi_quotes(),
             no_backslash_escapes: query.no_backslash_escapes(),
             charsets: &self.options.charsets,
             mariadb: self.mariadb,
             lower_case_names: self.options.lower_case_names,
-        };
+        }
+    }
+
+    fn definition(&mut self, header: &Header, query: &Query<'_>, text: &str, certain: bool) -> Result<()> {
+        let database = String::from_utf8_lossy(query.database);
+        let context = self.context(query, &database);
+        let cascades = ddl::cascades(text, &context);
         let steps = match ddl::parse(text, &context, &self.schemas, &self.pattern) {
-            Parsed::Unrelated => return Ok(()),
+            Parsed::Unrelated => {
+                self.options.side_effects.add(cascades, &[]);
+                return Ok(());
+            }
             Parsed::CannotFollow { tables, why } => {
                 if self.is_waiting() {
                     self.hand_out()?;
@@ -824,6 +892,7 @@ impl Log {
             }
             Parsed::Changes(steps) => steps,
         };
+        self.options.side_effects.add(cascades, &steps);
         if self.skip > 0 {
             self.skip -= 1;
             self.schema_changes += 1;
@@ -919,6 +988,8 @@ fn after(schemas: &Schemas, steps: &[(TableName, TableChange)]) -> Result<Schema
 /// The head of a row event: the number of its table map, and what is behind the post-header.
 struct RowsHead<'a> {
     table: u64,
+    /// Not switched off by the session (`foreign_key_checks`).
+    foreign_keys_act: bool,
     body: &'a [u8],
 }
 
@@ -926,12 +997,12 @@ impl<'a> RowsHead<'a> {
     fn parse(event: u8, body: &'a [u8]) -> Option<Self> {
         let mut c = Cursor::new(body);
         let table = c.u48()?;
-        c.u16()?;
+        let foreign_keys_act = c.u16()? & 2 == 0;
         if event >= kind::WRITE_ROWS {
             let extra = usize::from(c.u16()?);
             c.take(extra.checked_sub(2)?)?;
         }
-        Some(RowsHead { table, body: c.rest() })
+        Some(RowsHead { table, foreign_keys_act, body: c.rest() })
     }
 
     /// With the rows inflated into `out`; number of columns and bitmaps are never compressed.
@@ -943,6 +1014,6 @@ impl<'a> RowsHead<'a> {
         let head = &self.body[..self.body.len() - c.rest().len()];
         super::compressed::inflate(c.rest(), out)?;
         out.splice(0..0, head.iter().copied());
-        Some(RowsHead { table: self.table, body: out })
+        Some(RowsHead { body: out, ..self })
     }
 }

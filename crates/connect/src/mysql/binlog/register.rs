@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use freshet_core::{ChangesRequest, Error, Result};
 
+use super::super::side_effects::SideEffects;
 use super::super::types::{Charsets, DecodeOptions};
 use super::super::wire::{Connection, Dump, Flavour, Options};
 use super::again::Again;
@@ -27,6 +28,8 @@ pub struct StreamOptions {
     pub lower_case_names: bool,
     /// Before a transaction is handed out in parts, the log is asked for its end: it may be a rollback.
     pub look_ahead: bool,
+    /// By what else than row events tables change.
+    pub(in crate::mysql) side_effects: SideEffects,
     /// Rows gathered before they are handed out.
     pub batch_rows: usize,
     /// Bytes of log gathered before they are handed out.
@@ -47,6 +50,7 @@ impl StreamOptions {
             charsets: Charsets { server: "utf8mb4".into(), ..Charsets::default() },
             lower_case_names: false,
             look_ahead: true,
+            side_effects: SideEffects::default(),
             batch_rows: 65_536,
             batch_bytes: 16 << 20,
             heartbeat: Duration::from_secs(5),

@@ -35,6 +35,8 @@ pub(super) struct TableDecoder {
     ops: Vec<i8>,
     /// Rows of transactions that are complete.
     committed: usize,
+    /// Updates that changed the key, ever.
+    pub(super) key_changes: u64,
     /// Rows that were rolled back.
     discarded: Vec<Range<usize>>,
 }
@@ -83,6 +85,7 @@ impl TableDecoder {
             ops: Vec::new(),
             committed: 0,
             discarded: Vec::new(),
+            key_changes: 0,
         })
     }
 
@@ -186,6 +189,7 @@ impl TableDecoder {
         let mut old = *c;
         self.skip(c, self.plans.len())?;
         if !self.schema.has_key() || self.key_changed(old, *c)? {
+            self.key_changes += 1;
             self.append(&mut old, OP_DELETE)?;
         }
         self.append(c, OP_UPSERT)

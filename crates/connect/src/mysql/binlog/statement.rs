@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use encoding_rs::WINDOWS_1252;
-use freshet_core::TableName;
 
 /// What a statement in the log means for transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +42,7 @@ impl Kind {
                 "ROLLBACK" => Kind::XaRollback,
                 _ => Kind::XaEnd,
             },
-            "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "LOAD" | "WITH" => Kind::Rows,
+            "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "LOAD" | "WITH" | "SELECT" | "CALL" | "DO" => Kind::Rows,
             _ => Kind::Other,
         }
     }
@@ -94,24 +93,11 @@ pub(super) fn leaves_transaction_open(text: &str) -> bool {
         && end[end.len() - 17..].eq_ignore_ascii_case("START TRANSACTION")
 }
 
-/// The followed tables whose names a statement holds as words; it may be too many, never too few.
-pub(super) fn tables_named<'a>(text: &str, followed: impl Iterator<Item = &'a TableName>) -> Vec<TableName> {
-    let text = text.to_lowercase();
-    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
-    let names = |name: &str| {
-        let mut from = 0;
-        while let Some(at) = text[from..].find(name) {
-            let (before, behind) = (&text[..from + at], &text[from + at + name.len()..]);
-            if !before.ends_with(is_word) && !behind.starts_with(is_word) {
-                return true;
-            }
-            from += at + name.chars().next().map_or(1, char::len_utf8);
-        }
-        false
-    };
-    let mut found: Vec<_> = followed.filter(|t| names(&t.table.to_lowercase().replace('`', "``"))).cloned().collect();
-    found.sort();
-    found
+/// Whether a statement makes something by which a change of one table changes another.
+pub(super) fn makes_side_effects(text: &str) -> bool {
+    let head: String = text.chars().take(400).collect::<String>().to_ascii_uppercase();
+    let mut words = head.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    matches!(words.next(), Some("CREATE" | "ALTER")) && words.any(|w| w == "TRIGGER" || w == "VIEW")
 }
 
 /// A statement's text from the client's character set, and whether that is certain.
@@ -143,7 +129,10 @@ mod tests {
             ("XA START X'61',X'',1", Kind::XaStart),
             ("XA COMMIT X'61',X'',1", Kind::XaCommit),
             ("/* hi */ -- there\n# now\n  insert into t values (1)", Kind::Rows),
+            ("SELECT `d`.`f`()", Kind::Rows),
             ("ALTER TABLE t ADD c INT", Kind::Other),
+            ("ANALYZE TABLE t", Kind::Other),
+            ("GRANT INSERT ON d.* TO u", Kind::Other),
             ("BEGINNING", Kind::Other),
             ("", Kind::Other),
             ("/* open", Kind::Other),
@@ -159,20 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn names() {
-        let tables = [TableName::new("d", "orders"), TableName::new("d", "order"), TableName::new("d", "a`b")];
-        let named = |text: &str| tables_named(text, tables.iter()).into_iter().map(|t| t.table).collect::<Vec<_>>();
-        assert_eq!(named("UPDATE Orders SET x = 1"), ["orders"]);
-        assert_eq!(named("UPDATE `d`.`a``b`, `order` SET x = 1"), ["a`b", "order"]);
-        assert_eq!(named("INSERT INTO orders_old VALUES (1)"), [""; 0]);
+    fn side_effects() {
+        assert!(makes_side_effects("CREATE DEFINER=`a`@`b` TRIGGER t BEFORE INSERT ON x FOR EACH ROW SET @a = 1"));
+        assert!(makes_side_effects("create or replace view v as select 1"));
+        assert!(!makes_side_effects("CREATE TABLE t (a INT)"));
     }
 
     proptest! {
         #[test]
         fn any_text(text in ".{0,80}", bytes in proptest::collection::vec(any::<u8>(), 0..40), collation: u16) {
             let _ = (Kind::of(&text), leaves_transaction_open(&text), decoded(&bytes, collation));
-            let table = [TableName::new("d", text.chars().take(2).collect::<String>())];
-            let _ = tables_named(&text, table.iter().filter(|t| !t.table.is_empty()));
+            let _ = (makes_side_effects(&text), savepoint(&text));
         }
     }
 }

@@ -13,6 +13,7 @@ mod alter;
 mod column;
 mod create;
 mod cursor;
+mod dml;
 mod lexer;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use self::cursor::Cursor;
 use super::types::Charsets;
 
 pub(super) use self::column::{UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text};
+pub(super) use self::dml::{Cascade, Rule, Written, cascades, written};
 
 /// What the log's event says around a statement.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,210 @@
+//! Ways in which a change of one table changes another without a row event of its own: foreign keys that cascade, where
+//! the engine does that below the log (MariaDB, MySQL before 9.6), and, of a statement that is logged as its text,
+//! triggers and views. Tables whose rows may have changed so are suspended, and `check` says it beforehand.
+
+use std::collections::HashSet;
+
+use freshet_core::schema::quote_name;
+use freshet_core::{Error, Result, TableChange, TableName};
+
+use super::ddl::{Cascade, Rule};
+use super::wire::{Connection, Flavour, Row};
+
+/// What is known about a server's tables.
+#[derive(Debug, Clone, Default)]
+pub(in crate::mysql) struct SideEffects {
+    pub(in crate::mysql) cascades: Vec<Cascade>,
+    /// The server logs what foreign keys do, when it logs rows.
+    pub(in crate::mysql) cascades_are_logged: bool,
+    /// Views, and tables with triggers.
+    indirect: HashSet<TableName>,
+    /// Triggers or views have been made since.
+    pub(in crate::mysql) more: bool,
+}
+
+impl SideEffects {
+    /// Asks the server; what the user may not see is not known.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub(in crate::mysql) async fn ask(c: &mut Connection) -> Result<Self> {
+        let rows = c
+            .query(
+                "SELECT r.CONSTRAINT_SCHEMA, r.TABLE_NAME, r.CONSTRAINT_NAME, r.DELETE_RULE, r.UPDATE_RULE, \
+                 k.REFERENCED_TABLE_SCHEMA, k.REFERENCED_TABLE_NAME, k.REFERENCED_COLUMN_NAME \
+                 FROM information_schema.REFERENTIAL_CONSTRAINTS r JOIN information_schema.KEY_COLUMN_USAGE k \
+                 ON k.CONSTRAINT_SCHEMA = r.CONSTRAINT_SCHEMA AND k.TABLE_NAME = r.TABLE_NAME \
+                 AND k.CONSTRAINT_NAME = r.CONSTRAINT_NAME \
+                 WHERE (r.DELETE_RULE IN ('CASCADE', 'SET NULL') OR r.UPDATE_RULE IN ('CASCADE', 'SET NULL')) \
+                 AND k.REFERENCED_TABLE_NAME IS NOT NULL \
+                 ORDER BY r.CONSTRAINT_SCHEMA, r.TABLE_NAME, r.CONSTRAINT_NAME, k.ORDINAL_POSITION",
+            )
+            .await?;
+        let mut cascades: Vec<Cascade> = Vec::new();
+        for row in &rows {
+            let text = |i: usize| row.get_str(i).unwrap_or_default();
+            let found = Cascade {
+                name: text(2).into(),
+                child: TableName::new(text(0), text(1)),
+                parent: TableName::new(text(5), text(6)),
+                columns: Vec::new(),
+                on_delete: Rule::parse(text(3)),
+                on_update: Rule::parse(text(4)),
+            };
+            if cascades.last().is_none_or(|last| (&last.name, &last.child) != (&found.name, &found.child)) {
+                cascades.push(found);
+            }
+            cascades.last_mut().into_iter().for_each(|c| c.columns.push(text(7).into()));
+        }
+        let name = |r: &Row| Some(TableName::new(r.get_str(0)?, r.get_str(1)?));
+        let mut indirect = HashSet::new();
+        for sql in [
+            "SELECT EVENT_OBJECT_SCHEMA, EVENT_OBJECT_TABLE FROM information_schema.TRIGGERS \
+             WHERE EVENT_OBJECT_SCHEMA NOT IN ('sys', 'mysql')",
+            "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'VIEW' \
+             AND TABLE_SCHEMA NOT IN ('sys', 'mysql', 'information_schema', 'performance_schema')",
+        ] {
+            indirect.extend(c.query(sql).await?.iter().filter_map(name));
+        }
+        let cascades_are_logged = cascades_are_logged(c).await?;
+        Ok(SideEffects { cascades, cascades_are_logged, indirect, more: false })
+    }
+
+    /// Whether row events of this table may stand for changes of others.
+    pub(in crate::mysql) fn is_parent(&self, table: &TableName) -> bool {
+        !self.cascades_are_logged && self.cascades.iter().any(|c| c.parent == *table)
+    }
+
+    /// Whether it is not known what a statement that changes this table changes.
+    pub(in crate::mysql) fn are_unknown_of(&self, table: &TableName) -> bool {
+        self.more || self.indirect.contains(table)
+    }
+
+    /// The foreign keys that act when rows of a table are deleted or updated, and those that act in turn. `key`: whether
+    /// an update changed the table's key, and the key's columns; `None`: it is not known what it changed.
+    pub(in crate::mysql) fn of(
+        &self,
+        table: &TableName,
+        deleted: bool,
+        key: Option<(bool, &[String])>,
+    ) -> Vec<Cascade> {
+        let mut found: Vec<Cascade> = Vec::new();
+        let mut queue = vec![(table.clone(), deleted, key)];
+        let mut seen = HashSet::new();
+        while let Some((table, deleted, key)) = queue.pop() {
+            for cascade in self.cascades.iter().filter(|c| c.parent == table) {
+                let rule = if deleted { cascade.on_delete } else { cascade.on_update };
+                let untouched = key.is_some_and(|(changed, key)| {
+                    !deleted
+                        && !changed
+                        && cascade.columns.iter().all(|c| key.iter().any(|k| k.eq_ignore_ascii_case(c)))
+                });
+                let Some(rule) = rule.filter(|_| !untouched) else { continue };
+                found.push(cascade.clone());
+                let deletes = deleted && rule == Rule::Cascade;
+                if seen.insert((cascade.child.clone(), deletes)) {
+                    queue.push((cascade.child.clone(), deletes, None));
+                }
+            }
+        }
+        found
+    }
+
+    /// Takes in what a statement in the log made: new foreign keys, tables that have other names now.
+    pub(in crate::mysql) fn add(&mut self, cascades: Vec<Cascade>, steps: &[(TableName, TableChange)]) {
+        self.cascades.extend(cascades);
+        for (from, change) in steps {
+            let TableChange::RenameTable { to } = change else { continue };
+            for cascade in &mut self.cascades {
+                for name in [&mut cascade.child, &mut cascade.parent].into_iter().filter(|n| *n == from) {
+                    *name = to.clone();
+                }
+            }
+        }
+    }
+}
+
+impl Cascade {
+    /// Why the table is suspended.
+    pub(in crate::mysql) fn error(&self) -> Error {
+        Error::unsupported("a foreign key has changed rows of the table, which this server does not log")
+            .with("table", &self.child)
+            .with("foreign key", format!("{} to {}", quote_name(&self.name), self.parent))
+            .hint(format!("`freshet resync JOB TABLE` reads it again; so that it stays in step: {}", self.remedy()))
+    }
+
+    /// What it does, as in its definition.
+    pub(in crate::mysql) fn rules(&self) -> String {
+        let rule = |rule| match rule {
+            Rule::Cascade => "CASCADE",
+            Rule::SetNull => "SET NULL",
+        };
+        let delete = self.on_delete.map(|r| format!("ON DELETE {}", rule(r)));
+        let update = self.on_update.map(|r| format!("ON UPDATE {}", rule(r)));
+        [delete, update].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    /// The statement that takes the foreign key away.
+    pub(in crate::mysql) fn remedy(&self) -> String {
+        format!(
+            "ALTER TABLE {} DROP FOREIGN KEY {}; (add it again without {}, and let the application change these rows)",
+            self.child.quoted(),
+            quote_name(&self.name),
+            self.rules()
+        )
+    }
+}
+
+/// MySQL has foreign keys above the storage engine since 9.6, unless that is switched off.
+async fn cascades_are_logged(c: &mut Connection) -> Result<bool> {
+    if c.server.flavour == Flavour::MariaDb {
+        return Ok(false);
+    }
+    let rows = c.query("SHOW GLOBAL VARIABLES LIKE 'innodb_native_foreign_keys'").await?;
+    Ok(rows.first().and_then(|r| r.get_str(1)) == Some("OFF"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_keys_act_in_turn() {
+        let name = |t: &str| TableName::new("d", t);
+        let cascade = |child: &str, parent: &str, on_delete, on_update| Cascade {
+            name: "k".into(),
+            child: name(child),
+            parent: name(parent),
+            columns: vec!["id".into()],
+            on_delete,
+            on_update,
+        };
+        let (cascade_rule, null) = (Some(Rule::Cascade), Some(Rule::SetNull));
+        let mut effects = SideEffects {
+            cascades: vec![
+                cascade("b", "a", cascade_rule, None),
+                cascade("c", "b", cascade_rule, None),
+                cascade("d", "b", null, None),
+                cascade("e", "d", cascade_rule, None),
+                cascade("f", "a", None, cascade_rule),
+                cascade("a", "c", cascade_rule, None),
+            ],
+            ..SideEffects::default()
+        };
+        let children = |effects: &SideEffects, deleted, key: Option<(bool, &[String])>| {
+            let mut found: Vec<_> = effects.of(&name("a"), deleted, key).into_iter().map(|c| c.child.table).collect();
+            found.sort();
+            found.dedup();
+            found.concat()
+        };
+        let id = ["ID".to_string()];
+        assert_eq!(children(&effects, true, None), "abcd");
+        assert_eq!(children(&effects, false, None), "f");
+        assert_eq!(children(&effects, false, Some((false, &id))), "");
+        assert_eq!(children(&effects, false, Some((false, &[]))), "f");
+        assert_eq!(children(&effects, false, Some((true, &id))), "f");
+        effects.add(Vec::new(), &[(name("f"), TableChange::RenameTable { to: name("g") })]);
+        assert_eq!(children(&effects, false, None), "g");
+        assert!(effects.is_parent(&name("a")) && !effects.is_parent(&name("e")));
+    }
+}
