@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use freshet_connect::mysql::wire::{Connection, Flavour};
+use freshet_connect::mysql::wire::{Connection, Flavour, server_error_number};
 use freshet_connect::mysql::{Address, MySql};
 use freshet_core::batch::OP_DELETE;
 use freshet_core::schema::quote_name;
@@ -38,10 +38,21 @@ pub(crate) async fn connect(url: &str) -> Connection {
     c
 }
 
-/// Runs statements.
+/// Runs statements. One that ends a prepared transaction waits until the server has noticed that the session which
+/// prepared it is gone.
 pub(crate) async fn run(c: &mut Connection, statements: &[&str]) {
     for sql in statements {
-        c.execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        let mut done = c.execute(sql).await;
+        for _ in 0..100 {
+            match &done {
+                Err(e) if sql.starts_with("XA ") && server_error_number(e) == Some(1397) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    done = c.execute(sql).await;
+                }
+                _ => break,
+            }
+        }
+        done.unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
 }
 
