@@ -19,6 +19,8 @@ pub enum Model {
     Unique,
     /// Every row is kept; the key only says the order in the files.
     Duplicate,
+    /// Every row is kept, and a delete removes exactly one row that is equal in all columns. No key.
+    Multiset,
 }
 
 /// A column as a statement defines it.
@@ -68,6 +70,13 @@ pub enum Ddl {
     RenameTable {
         table: TableName,
         to: String,
+    },
+    /// The contents and the definition of `by` take the place of the table's; `by` is gone, or with `swap` it gets what
+    /// the table had.
+    ReplaceTable {
+        table: TableName,
+        by: TableName,
+        swap: bool,
     },
     SetTableComment {
         table: TableName,
@@ -142,12 +151,28 @@ pub struct Table {
     pub comment: String,
     /// The id of the next column.
     pub next_column: u32,
+    /// Of a multiset: grows with every change of what its rows' hashes are made of.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shape: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl TableColumn {
     /// Its name in files.
     pub fn stored_name(&self) -> String {
         format!("c{}", self.id)
+    }
+
+    /// Its first id: the same whatever type it has had.
+    pub(crate) fn root(&self) -> u32 {
+        let (mut id, mut former) = (self.id, self.former.as_deref());
+        while let Some(f) = former {
+            (id, former) = (f.id, f.former.as_deref());
+        }
+        id
     }
 
     fn new(id: u32, def: &ColumnDef) -> TableColumn {
@@ -225,8 +250,11 @@ impl Table {
         if let Some(twice) = def.columns.iter().find(|c| !names.insert(c.name.to_lowercase())) {
             return Err(bad(format!("column {} is there twice", twice.name)));
         }
-        if def.columns.is_empty() || (def.key.is_empty() && def.model == Model::Unique) {
-            return Err(bad("a table needs a column, and a Unique Key table a key".into()));
+        if def.columns.is_empty() || (def.key.is_empty() && def.model != Model::Multiset) {
+            return Err(bad("a table needs a column and a key".into()));
+        }
+        if !def.key.is_empty() && def.model == Model::Multiset {
+            return Err(bad("a multiset has no key".into()));
         }
         let columns = def.columns.iter().zip(1..).map(|(c, id)| TableColumn::new(id, c)).collect();
         Ok(Table {
@@ -238,6 +266,7 @@ impl Table {
             key_columns: def.key.len(),
             comment: def.comment.clone(),
             next_column: def.columns.len() as u32 + 1,
+            shape: 0,
         })
     }
 
@@ -250,7 +279,15 @@ impl Table {
         column.fill = value::fill(def, now_micros).map_err(|e| e.with("table", &self.name))?;
         self.next_column += 1;
         self.columns.insert(at, column);
+        self.reshape();
         Ok(())
+    }
+
+    /// Hashes of a multiset's rows from before are no longer those of the same rows.
+    fn reshape(&mut self) {
+        if self.model == Model::Multiset {
+            self.shape += 1;
+        }
     }
 
     fn drop_column(&mut self, name: &str) -> Result<()> {
@@ -260,7 +297,11 @@ impl Table {
                 .with("table", &self.name)
                 .hint("create a new table with the other key, or sync the table again"));
         }
+        if self.columns.len() == 1 {
+            return Err(Error::unsupported(format!("{name} is the table's only column")).with("table", &self.name));
+        }
         self.columns.remove(at);
+        self.reshape();
         Ok(())
     }
 
@@ -288,10 +329,16 @@ impl Table {
             let old = Former { id: column.id, data_type: column.data_type.clone(), former };
             column.former = Some(Box::new(old));
             column.fill = value::convert_fill(column.fill.take(), &column.data_type, &def.data_type)?;
+            // What keeps a key's encoding keeps that of a row.
+            let same = value::convertible(&column.data_type, &def.data_type, true);
             column.id = self.next_column;
             self.next_column += 1;
             column.data_type = def.data_type.clone();
+            if !same {
+                self.reshape();
+            }
         }
+        let column = &mut self.columns[at];
         column.nullable = def.nullable && !in_key || in_key && column.nullable;
         column.default.clone_from(&def.default);
         if !def.comment.is_empty() {
@@ -404,6 +451,7 @@ impl Catalog {
                     Ok(())
                 })
             }
+            Ddl::ReplaceTable { table, by, swap } => self.plan_replace(table, by, *swap),
             Ddl::SetTableComment { table, comment } => alter(table, &|t| {
                 t.comment.clone_from(comment);
                 Ok(())
@@ -420,6 +468,19 @@ impl Catalog {
                 Ok(())
             }),
         }
+    }
+
+    fn plan_replace(&self, name: &TableName, by: &TableName, swap: bool) -> Result<Vec<Edit>> {
+        let (mut old, mut new) = (self.existing(name)?, self.existing(by)?);
+        if name.database != by.database || old.id == new.id {
+            return Err(Error::config(format!("{name} cannot be replaced by {by}"))
+                .with("table", name)
+                .hint("name another table of the same database"));
+        }
+        std::mem::swap(&mut old.name, &mut new.name);
+        (old.version, new.version) = (old.version + 1, new.version + 1);
+        let first = if swap { Edit::PutTable(old) } else { Edit::RemoveTable(old.id) };
+        Ok(vec![first, Edit::PutTable(new)])
     }
 
     fn plan_create(&self, def: &TableDef, if_not_exists: bool) -> Result<Vec<Edit>> {

@@ -8,6 +8,7 @@ pub mod sql;
 pub mod storage;
 
 pub use sink::WarehouseSink;
-pub use storage::engine::{Options, TableWrite, Warehouse};
+pub use storage::engine::{Options, Partial, TableWrite, Warehouse};
 pub use storage::reader::SegmentReader;
+pub use storage::stage::{Part, Stage};
 pub use storage::version::{SegmentView, Snapshot, TableView};

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringBuilder};
-use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType as Arrow, DurationMicrosecondType, Field, Schema, TimeUnit};
 use async_trait::async_trait;
-use freshet_core::connector::{BatchStream, Flush, KeyRange, Purpose, Settled, Sink, Statement};
+use freshet_core::batch::BASE_PREFIX;
+use freshet_core::connector::{BatchStream, Flush, KeyRange, Load, Purpose, Settled, Sink, Statement};
 use freshet_core::datatype::Doris;
 use freshet_core::{
     ChangeBatch, Check, DataType, Error, Finding, Intent, Label, Result, TableChange, TableName, TablePattern,
@@ -16,8 +17,9 @@ use freshet_core::{
 use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::catalog::{Table, TableColumn};
-use crate::storage::engine::{TableWrite, Warehouse, blocking};
+use crate::storage::engine::{Partial, TableWrite, Warehouse, blocking};
 use crate::storage::key::{self, Keys};
+use crate::storage::stage::{Part, Stage};
 use crate::storage::value;
 use crate::storage::version::TableView;
 
@@ -52,29 +54,28 @@ impl Sink for WarehouseSink {
         self.warehouse.ddl(Some(label), ddl).await.map_err(|e| e.with("statement", statement))
     }
 
-    /// All loads of a flush become visible together. A [`Purpose::Part`] becomes visible at once.
+    /// All loads of a flush become visible together, and with them the parts of the transaction that it completes.
     async fn write(&self, flush: Flush) -> Result<()> {
-        let label = (flush.purpose != Purpose::Copy).then(|| flush.label.clone());
+        let (label, stage) = match flush.purpose {
+            Purpose::Copy => (None, Stage::Whole),
+            Purpose::Stream { writer, parts } => (Some(flush.label), Stage::Last { writer, parts }),
+            Purpose::Part { writer, number } => (None, Stage::Part(Part { writer, number })),
+        };
+        let loads = flush.loads;
         if label.as_ref().is_some_and(|l| self.warehouse.label_state(l)) {
             return Ok(());
         }
         let snapshot = self.warehouse.snapshot();
         let writes = blocking(move || {
-            let mut writes: Vec<TableWrite> = Vec::with_capacity(flush.loads.len());
-            for load in &flush.loads {
+            let write = |load: &Load| {
                 let missing = || Error::not_found(format!("table {} does not exist", load.target));
                 let view = snapshot.table(&load.target).ok_or_else(missing);
-                let write =
-                    view.and_then(|v| stored(&v.table, &load.rows)).map_err(|e| e.with("table", &load.target))?;
-                match writes.iter_mut().find(|w| w.table == write.table) {
-                    Some(earlier) => join(earlier, &write)?,
-                    None => writes.push(write),
-                }
-            }
-            Ok(writes)
+                view.and_then(|v| stored(&v.table, load)).map_err(|e| e.with("table", &load.target))
+            };
+            loads.iter().map(write).collect::<Result<Vec<_>>>()
         })
         .await?;
-        self.warehouse.commit(label, writes).await
+        self.warehouse.commit_stage(label, writes, stage).await
     }
 
     async fn settle(&self, label: &Label, _intent: Option<&Intent>) -> Result<Settled> {
@@ -99,41 +100,49 @@ impl Sink for WarehouseSink {
     }
 }
 
-/// A second write to the same table in one flush goes behind the first.
-fn join(earlier: &mut TableWrite, later: &TableWrite) -> Result<()> {
-    let fail = |e| Error::internal("loads of one table differ in schema").with("table", &later.table).because(e);
-    earlier.rows = concat_batches(&earlier.rows.schema(), [&earlier.rows, &later.rows]).map_err(fail)?;
-    if let (Some(a), Some(b)) = (&earlier.ops, &later.ops) {
-        earlier.ops = Some(a.iter().chain(b.iter()).collect());
-    }
-    Ok(())
-}
-
 /// The rows with the target's columns and stored types.
-fn stored(table: &Table, batch: &ChangeBatch) -> Result<TableWrite> {
-    let rows = &batch.rows;
-    let mut columns = Vec::with_capacity(table.columns.len());
+fn stored(table: &Table, load: &Load) -> Result<TableWrite> {
+    let (batch, rows) = (&load.rows, &load.rows.rows);
+    let partial = batch.is_partial();
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for column in &table.columns {
         let source = batch.schema.column(&column.name);
         let array = source.and_then(|s| rows.column_by_name(&s.name));
-        columns.push(match (source, array) {
+        let array = match (source, array) {
             (Some(source), Some(array)) => store(array, &source.data_type, column)?,
-            (Some(_), None) => {
-                return Err(Error::unsupported(format!("the rows carry no values for column {}", column.name))
-                    .hint("let the source send full rows (MySQL: binlog_row_image=FULL)"));
-            }
-            (None, _) => default(column, rows.num_rows())?,
-        });
+            // Rows that exist keep what they have in columns that only the target has.
+            (_, None) if partial => continue,
+            _ => default(column, rows.num_rows())?,
+        };
+        fields.push(Field::new(&column.name, array.data_type().clone(), true));
+        columns.push(array);
     }
     if let Some(extra) = batch.schema.columns.iter().find(|c| table.index_of(&c.name).is_none()) {
         return Err(Error::schema(format!("the target has no column {}", extra.name)).with("column", &extra.name));
     }
-    let fields: Vec<_> =
-        table.columns.iter().zip(&columns).map(|(c, a)| Field::new(&c.name, a.data_type().clone(), true)).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     let stored = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
         .map_err(|e| Error::internal("stored columns differ in length").because(e))?;
-    Ok(TableWrite { table: table.name.clone(), rows: stored, ops: Some(batch.ops().clone()) })
+    let partial = match partial {
+        true => Some(Partial { bases: bases(table, batch)?, exact: load.exact }),
+        false => None,
+    };
+    Ok(TableWrite { partial, ..TableWrite::new(table.name.clone(), stored, Some(batch.ops().clone())) })
+}
+
+/// The keys of the rows that absent columns come from, if the load says so.
+fn bases(table: &Table, batch: &ChangeBatch) -> Result<Option<Vec<ArrayRef>>> {
+    let base = |column: &TableColumn| {
+        let source = batch.schema.column(&column.name)?;
+        let array = batch.rows.column_by_name(&format!("{BASE_PREFIX}{}", source.name))?;
+        Some(store(array, &source.data_type, column))
+    };
+    let bases: Vec<_> = table.key().iter().filter_map(base).collect::<Result<_>>()?;
+    match bases.len() {
+        0 => Ok(None),
+        n if n == table.key_columns => Ok(Some(bases)),
+        _ => Err(Error::internal("a load names a part of its base keys only")),
+    }
 }
 
 /// A column that only the target has.
@@ -350,7 +359,6 @@ impl BatchStream for Rows {
 mod tests {
     use super::*;
     use arrow::array::{DurationMicrosecondArray, Int8Array, TimestampMicrosecondArray, UInt8Array, UInt64Array};
-    use freshet_core::connector::Load;
     use freshet_core::{Column, ErrorKind, Writer};
 
     use crate::catalog::{ColumnDef, Ddl, Model, TableDef};

@@ -14,7 +14,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use freshet_core::{Error, Result};
 use freshet_warehouse::sql::{JobCommand, Outcome, Session, Sql, SqlOptions, SystemTables, mysql_error};
-use freshet_warehouse::{Options, Warehouse};
+use freshet_warehouse::{Options, Partial, TableWrite, Warehouse};
 use futures::StreamExt;
 
 /// An engine with one job.
@@ -195,4 +195,35 @@ async fn all_files() {
         wrong.extend(run_file(&file).await);
     }
     assert!(wrong.is_empty(), "{} records are wrong\n\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+/// A job writes one column while statements change another: no change of the job is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_beside_a_job_lose_none_of_its_changes() {
+    let mut runner = Runner::start().await;
+    for sql in ["create database d", "use d", "create table t (k bigint not null, a int, b int) unique key (k)"] {
+        runner.run(sql).await.unwrap();
+    }
+    runner.run("insert into t values (1, 0, 0), (2, 0, 0), (3, 0, 0)").await.unwrap();
+    let warehouse = Arc::clone(runner.warehouse.as_ref().unwrap());
+    let job = tokio::spawn(async move {
+        for n in 1..=300 {
+            let keys = Arc::new(arrow::array::Int64Array::from(vec![1, 2, 3])) as _;
+            let values = Arc::new(arrow::array::Int32Array::from(vec![n; 3])) as _;
+            let rows = RecordBatch::try_from_iter([("k", keys), ("b", values)]).unwrap();
+            let table = freshet_core::TableName::new("d", "t");
+            let partial = Some(Partial { bases: None, exact: true });
+            let write = TableWrite { partial, ..TableWrite::new(table, rows, None) };
+            warehouse.commit(None, vec![write]).await.unwrap();
+        }
+    });
+    let mut statements = 0;
+    while !job.is_finished() {
+        assert_eq!(runner.run("update t set a = a + 1 where k < 3").await.unwrap(), ["2"]);
+        statements += 1;
+    }
+    job.await.unwrap();
+    let rows = runner.run("select * from t order by k").await.unwrap();
+    assert_eq!(rows, [format!("1 {statements} 300"), format!("2 {statements} 300"), "3 0 300".to_string()]);
+    assert!(statements > 1);
 }

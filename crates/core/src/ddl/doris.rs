@@ -79,24 +79,28 @@ pub fn plan(
     })
 }
 
-/// `CREATE TABLE`: a Unique Key (merge-on-write) table with the key's columns first, or a Duplicate Key table over the
-/// first column when the source has no key. Without IF NOT EXISTS: rows must never be added to a table that somebody
-/// else filled; doing it again after a crash is the label's business.
+/// `CREATE TABLE`: a Unique Key (merge-on-write) table with the key's columns first. When the source has no key, a table
+/// without one in the embedded warehouse, which can delete exactly one of equal rows there, and a Duplicate Key table
+/// over the first column in a cluster. Without IF NOT EXISTS: rows must never be added to a table that somebody else
+/// filled; doing it again after a crash is the label's business.
 pub fn create_table(which: Doris, target: &TableName, schema: &TableSchema) -> String {
     let columns = target_order(schema);
     let definitions: Vec<_> = columns.iter().map(|c| format!("  {}", column_definition(which, schema, c))).collect();
-    let key: Vec<_> = match schema.has_key() {
-        true => schema.key.iter().map(|k| quote_name(k)).collect(),
-        false => columns.first().map(|c| quote_name(&c.name)).into_iter().collect(),
-    };
-    let (model, key) = (if schema.has_key() { "UNIQUE" } else { "DUPLICATE" }, key.join(", "));
     let comment = match schema.comment.as_str() {
         "" => String::new(),
         text => format!("COMMENT {}\n", quote_text(text)),
     };
-    let distribution = if schema.has_key() { format!("HASH({key})") } else { "RANDOM".to_string() };
+    let key: Vec<_> = schema.key.iter().map(|k| quote_name(k)).collect();
+    let first: Vec<_> = columns.first().map(|c| quote_name(&c.name)).into_iter().collect();
+    let (model, distribution, properties) = match which {
+        _ if schema.has_key() => {
+            (format!("UNIQUE KEY ({})\n", key.join(", ")), format!("HASH({})", key.join(", ")), "")
+        }
+        Doris::Cluster => (format!("DUPLICATE KEY ({})\n", first.concat()), "RANDOM".into(), ""),
+        Doris::Embedded => (String::new(), "RANDOM".into(), "\nPROPERTIES (\"freshet.multiset\" = \"true\")"),
+    };
     format!(
-        "CREATE TABLE {} (\n{}\n) {model} KEY ({key})\n{comment}DISTRIBUTED BY {distribution} BUCKETS AUTO",
+        "CREATE TABLE {} (\n{}\n) {model}{comment}DISTRIBUTED BY {distribution} BUCKETS AUTO{properties}",
         target.quoted(),
         definitions.join(",\n"),
     )

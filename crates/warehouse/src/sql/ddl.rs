@@ -28,6 +28,9 @@ pub(crate) fn parse_in(sql: &str, database: Option<&str>) -> Result<Vec<Ddl>> {
     Ok(steps)
 }
 
+/// The property of a table without a key in which a delete removes exactly one row that is equal in all columns.
+const MULTISET: &str = "freshet.multiset";
+
 struct Parser<'a> {
     c: Cursor<'a>,
     database: Option<&'a str>,
@@ -116,6 +119,7 @@ impl Parser<'_> {
             }
         }
         let mut comment = String::new();
+        let mut multiset = false;
         let at = self.c.offset();
         while !self.c.done() {
             if let Some(kind) = self.c.eat_any(&["UNIQUE KEY", "DUPLICATE KEY", "PRIMARY KEY", "AGGREGATE KEY"]) {
@@ -129,6 +133,9 @@ impl Parser<'_> {
                     _ => Model::Unique,
                 });
                 key = self.names()?;
+            } else if self.c.eat_any(&["PROPERTIES", "BROKER PROPERTIES"]).is_some() {
+                let on = |(key, value): &(String, String)| key == MULTISET && value.eq_ignore_ascii_case("true");
+                multiset |= self.properties()?.iter().any(on);
             } else {
                 self.table_option(&mut comment)?;
             }
@@ -136,6 +143,12 @@ impl Parser<'_> {
         let fail = |what: String| Err(self.c.error_at(at, what).with("table", &name));
         if columns.is_empty() {
             return fail("a table needs a column".into());
+        }
+        if multiset {
+            if model.is_some() || !key.is_empty() {
+                return fail(format!("a table with {MULTISET} has no key"));
+            }
+            return Ok(TableDef { name, columns, model: Model::Multiset, key, comment });
         }
         // Without a key clause Doris takes the first columns as a Duplicate Key table's key.
         let model = model.unwrap_or(Model::Duplicate);
@@ -188,8 +201,6 @@ impl Parser<'_> {
             }
             c.skip_brackets()?;
             c.skip_brackets()?;
-        } else if c.eat_any(&["PROPERTIES", "BROKER PROPERTIES"]).is_some() {
-            self.properties()?;
         } else if c.eat("ROLLUP") {
             return Err(Error::unsupported("rollups").hint("leave ROLLUP out"));
         } else if c.eat_any(&["ORDER BY", "CLUSTER BY"]).is_some() {
@@ -208,8 +219,9 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn properties(&mut self) -> Result<()> {
+    fn properties(&mut self) -> Result<Vec<(String, String)>> {
         let c = &mut self.c;
+        let mut out = Vec::new();
         c.expect_symbol("(")?;
         loop {
             let key = c.text()?.to_lowercase();
@@ -221,11 +233,13 @@ impl Parser<'_> {
             if key == "enable_unique_key_merge_on_write" && value.eq_ignore_ascii_case("false") {
                 tracing::warn!("unique key tables are always merged on write");
             }
+            out.push((key, value));
             if !c.eat_symbol(",") {
                 break;
             }
         }
-        c.expect_symbol(")")
+        c.expect_symbol(")")?;
+        Ok(out)
     }
 
     /// `INDEX name (columns) [USING kind [PROPERTIES (…)]] [COMMENT '…']`: segments carry their own indexes.
@@ -403,10 +417,26 @@ impl Parser<'_> {
                 steps.push(Ddl::RenameTable { table, to: c.name()? });
                 Ok(())
             }
+            Some("REPLACE") if c.eat("WITH TABLE") => {
+                let by = TableName::new(&table.database, c.name()?);
+                let mut swap = true;
+                if c.eat("PROPERTIES") {
+                    for (key, value) in self.properties()? {
+                        match (key.as_str(), value.to_lowercase().as_str()) {
+                            ("swap", "true") => swap = true,
+                            ("swap", "false") => swap = false,
+                            _ => return Err(Error::unsupported(format!("the property {key} = {value}"))),
+                        }
+                    }
+                }
+                self.c.eat("FORCE");
+                steps.push(Ddl::ReplaceTable { table, by, swap });
+                Ok(())
+            }
             // Properties of a table change nothing here that a reader could see.
-            Some("SET") => self.properties(),
+            Some("SET") => self.properties().map(|_| ()),
             Some(_) => Err(unsupported_clause()),
-            None => Err(c.error("expected a clause of ALTER TABLE: ADD, DROP, MODIFY or RENAME")),
+            None => Err(c.error("expected a clause of ALTER TABLE: ADD, DROP, MODIFY, RENAME or REPLACE")),
         }
     }
 
@@ -491,5 +521,5 @@ fn unsupported_object(c: &Cursor<'_>, done: &str) -> Error {
 
 fn unsupported_clause() -> Error {
     Error::unsupported("this clause of ALTER TABLE")
-        .hint("columns can be added, dropped, modified, moved and renamed, tables renamed and commented")
+        .hint("columns can be added, dropped, modified, moved and renamed, tables renamed, replaced and commented")
 }

@@ -11,13 +11,14 @@ use datafusion::sql::sqlparser::ast::{
     TableObject, TableWithJoins,
 };
 use freshet_core::batch::{OP_DELETE, OP_UPSERT};
-use freshet_core::{Column, DefaultValue, Error, Result, TableName, TableSchema, text};
+use freshet_core::{Column, DefaultValue, Error, ErrorKind, Result, TableName, TableSchema, text};
 use futures::StreamExt;
 
 use super::query::parse;
 use super::rewrite::parts;
 use super::{Outcome, Session, find_table, information_schema};
 use crate::catalog::{Model, Table, TableColumn};
+use crate::storage::stage::Stage;
 use crate::{Snapshot, TableWrite};
 
 impl Session {
@@ -27,32 +28,46 @@ impl Session {
     /// Syntax errors, unknown tables and columns, values that do not fit their column.
     pub(crate) async fn change(&mut self, sql: &str) -> Result<Outcome> {
         let statement = parse(sql)?;
-        // One statement at a time: what it reads is what it changes.
-        let _turn = self.sql.writing.lock().await;
-        let snapshot = self.sql.warehouse.snapshot();
-        let (table, rows, ops) = match statement {
+        // One statement at a time.
+        let _statement = self.sql.writing.lock().await;
+        let warehouse = Arc::clone(&self.sql.warehouse);
+        let snapshot = warehouse.snapshot();
+        let changed = match &statement {
             Statement::Insert(insert) => {
-                let (table, rows) = Box::pin(self.insert(insert, &snapshot)).await?;
-                (table, rows, OP_UPSERT)
+                let (table, rows) = Box::pin(self.insert(insert.clone(), &snapshot)).await?;
+                let (affected, write) = write(&table, &rows, OP_UPSERT)?;
+                warehouse.commit(None, write.into_iter().collect()).await?;
+                return Ok(Outcome::Done { affected, info: String::new() });
             }
-            Statement::Delete(delete) => {
-                let (table, rows) = Box::pin(self.delete(delete, &snapshot)).await?;
-                (table, rows, OP_DELETE)
-            }
-            Statement::Update(update) => {
-                let (table, rows) = Box::pin(self.update(update, &snapshot)).await?;
-                (table, rows, OP_UPSERT)
-            }
+            Statement::Delete(delete) => self.one_table(tables_of(delete), &snapshot)?,
+            Statement::Update(update) => self.one_table(std::slice::from_ref(&update.table), &snapshot)?,
             _ => return Err(Error::unsupported("this statement")),
         };
-        let affected = rows.num_rows() as u64;
-        if affected > 0 {
-            let ops = Some(Int8Array::from(vec![ops; rows.num_rows()]));
-            let rows = RecordBatch::try_new(table.arrow_schema(), rows.columns().to_vec())
-                .map_err(|e| Error::data("the rows do not fit the table").with("table", &table.name).because(e))?;
-            self.sql.warehouse.commit(None, vec![TableWrite { table: table.name.clone(), rows, ops }]).await?;
+        // Nobody else writes to the table between what this reads and what it writes; a change of its definition or a
+        // truncation is noticed.
+        let _turn = warehouse.turn(&changed.name).await;
+        for attempt in 1.. {
+            let snapshot = warehouse.snapshot();
+            let seen = snapshot.table(&changed.name).map(|v| v.written);
+            let (table, rows, op) = match statement.clone() {
+                Statement::Update(update) => {
+                    let (table, rows) = Box::pin(self.update(update, &snapshot)).await?;
+                    (table, rows, OP_UPSERT)
+                }
+                Statement::Delete(delete) => {
+                    let (table, rows) = Box::pin(self.delete(delete, &snapshot)).await?;
+                    (table, rows, OP_DELETE)
+                }
+                _ => return Err(Error::internal("neither UPDATE nor DELETE")),
+            };
+            let (affected, write) = write(&table, &rows, op)?;
+            let Some(write) = write else { return Ok(Outcome::Done { affected, info: String::new() }) };
+            match warehouse.commit_in_turn(None, vec![TableWrite { seen, ..write }], Stage::Whole).await {
+                Err(e) if e.kind == ErrorKind::SinkUnavailable && attempt < ATTEMPTS => {}
+                done => return done.map(|()| Outcome::Done { affected, info: String::new() }),
+            }
         }
-        Ok(Outcome::Done { affected, info: String::new() })
+        Err(Error::internal("a statement was tried too often"))
     }
 
     fn target(&self, name: &ObjectName, snapshot: &Snapshot) -> Result<Arc<Table>> {
@@ -106,12 +121,12 @@ impl Session {
     }
 
     async fn delete(&self, delete: ast::Delete, snapshot: &Arc<Snapshot>) -> Result<(Arc<Table>, RecordBatch)> {
-        let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = delete.from;
+        let from = tables_of(&delete).to_vec();
         if !delete.order_by.is_empty() || delete.limit.is_some() || delete.using.is_some() {
             return Err(Error::unsupported("DELETE with ORDER BY, LIMIT or USING"));
         }
         let table = self.one_table(&from, snapshot)?;
-        if table.model != Model::Unique {
+        if table.model == Model::Duplicate {
             return Err(Error::unsupported(format!("{} has no unique key: single rows cannot be deleted", table.name))
                 .hint("TRUNCATE TABLE removes all rows"));
         }
@@ -179,6 +194,23 @@ impl Session {
             Outcome::Done { .. } => Err(Error::internal("a query without rows")),
         }
     }
+}
+
+/// Times that a statement is evaluated again because its table changed meanwhile.
+const ATTEMPTS: usize = 5;
+
+fn tables_of(delete: &ast::Delete) -> &[TableWithJoins] {
+    let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+    from
+}
+
+/// The number of rows, and what is to be written if there are any.
+fn write(table: &Table, rows: &RecordBatch, op: i8) -> Result<(u64, Option<TableWrite>)> {
+    let n = rows.num_rows();
+    let ops = Int8Array::from(vec![op; n]);
+    let rows = RecordBatch::try_new(table.arrow_schema(), rows.columns().to_vec())
+        .map_err(|e| Error::data("the rows do not fit the table").with("table", &table.name).because(e))?;
+    Ok((n as u64, (n > 0).then(|| TableWrite::new(table.name.clone(), rows, Some(ops)))))
 }
 
 fn column_index(table: &Table, name: &str) -> Result<usize> {
@@ -297,7 +329,7 @@ fn table_schema(table: &Table) -> TableSchema {
     });
     let key = match table.model {
         Model::Unique => table.key().iter().map(|c| c.name.clone()).collect(),
-        Model::Duplicate => Vec::new(),
+        Model::Duplicate | Model::Multiset => Vec::new(),
     };
     TableSchema { name: table.name.clone(), columns: columns.collect(), key, comment: table.comment.clone() }
 }

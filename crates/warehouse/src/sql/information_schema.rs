@@ -409,7 +409,7 @@ fn columns_of(view: &TableView, l: &mut Listing) {
         let key = match (in_key, table.model) {
             (false, _) => "",
             (true, Model::Unique) => "PRI",
-            (true, Model::Duplicate) => "DUP",
+            (true, Model::Duplicate | Model::Multiset) => "DUP",
         };
         l.row(vec![
             some(CATALOG),

@@ -607,15 +607,21 @@ pub(crate) fn create_table(table: &Table) -> String {
     };
     let columns: Vec<_> = table.columns.iter().enumerate().map(column).collect();
     let key: Vec<_> = table.key().iter().map(|c| quote_name(&c.name)).collect();
-    let (model, key) = (if table.model == Model::Unique { "UNIQUE" } else { "DUPLICATE" }, key.join(", "));
+    let key = key.join(", ");
+    let clause = match table.model {
+        Model::Unique => format!("UNIQUE KEY({key})\n"),
+        Model::Duplicate => format!("DUPLICATE KEY({key})\n"),
+        Model::Multiset => String::new(),
+    };
     let comment = match table.comment.as_str() {
         "" => String::new(),
         text => format!("COMMENT {}\n", quote_text(text)),
     };
     let distribution = if table.model == Model::Unique { format!("HASH({key})") } else { "RANDOM".to_string() };
     format!(
-        "CREATE TABLE {} (\n{}\n) ENGINE=OLAP\n{model} KEY({key})\n{comment}DISTRIBUTED BY {distribution} BUCKETS AUTO",
+        "CREATE TABLE {} (\n{}\n) ENGINE=OLAP\n{clause}{comment}DISTRIBUTED BY {distribution} BUCKETS AUTO{}",
         quote_name(&table.name.table),
         columns.join(",\n"),
+        if table.model == Model::Multiset { "\nPROPERTIES (\"freshet.multiset\" = \"true\")" } else { "" },
     )
 }

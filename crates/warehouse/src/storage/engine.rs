@@ -8,20 +8,23 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use freshet_core::batch::OP_DELETE;
 use freshet_core::error::io_error;
-use freshet_core::{Error, ErrorKind, Label, Result};
-use tokio::sync::{mpsc, oneshot};
+use freshet_core::{Error, ErrorKind, Label, Result, TableName};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, mpsc, oneshot};
 
 use super::cache::Cache;
 use super::log;
-use super::maintain::Maintainer;
+use super::maintain::{FULL_ROWS, Maintainer};
 use super::manifest::{Labels, Manifest};
-pub use super::prepare::TableWrite;
-use super::prepare::prepare;
+use super::partial;
+pub use super::prepare::{Partial, TableWrite};
+use super::prepare::{Prepared, prepare};
 use super::segment::sync_dir;
-use super::version::Snapshot;
-use super::writer::{Command, Done, Recovery, Work};
-use crate::catalog::Ddl;
+use super::stage::Stage;
+use super::version::{Snapshot, TableView};
+use super::writer::{Command, Done, Found, Recovery, Work};
+use crate::catalog::{Ddl, Model};
 
 /// Limits; the defaults suit a small machine.
 #[derive(Debug, Clone)]
@@ -213,6 +216,7 @@ pub(crate) fn closed() -> Error {
 pub struct Warehouse {
     shared: Arc<Shared>,
     commands: Mutex<Option<mpsc::Sender<Command>>>,
+    turns: Mutex<HashMap<TableName, Arc<tokio::sync::RwLock<()>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<File>>,
 }
@@ -285,7 +289,7 @@ impl Warehouse {
             threads.push(spawn("warehouse-compaction", move || compact.compact_loop())?);
         }
         let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
-        Ok(Arc::new(Warehouse { shared, commands, threads, lock: Mutex::new(Some(lock)) }))
+        Ok(Arc::new(Warehouse { shared, commands, turns: Mutex::default(), threads, lock: Mutex::new(Some(lock)) }))
     }
 
     /// One version of everything.
@@ -304,38 +308,153 @@ impl Warehouse {
     /// `NotFound`, `AlreadyExists`, `Config`, `Unsupported` for what cannot be done; `Io`.
     pub async fn ddl(&self, label: Option<&Label>, ddl: Vec<Ddl>) -> Result<()> {
         let now_micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
-        self.ask(Work::Ddl { label: label.cloned(), ddl, now_micros }).await.map(|_| ())
+        self.ask(Work::Ddl { label: label.cloned(), ddl, now_micros }).await.map(drop)
     }
 
     /// Writes to any number of tables in one transaction; returns when it is durable and visible. Done already under
-    /// this label means success. At most one write per table; within it the last row of a key counts.
+    /// this label means success. Within all writes to a table the last row of a key counts; of a multiset deletes meet
+    /// what came before them.
     ///
     /// # Errors
-    /// `NotFound`, `Schema` or `Data`, naming table and column, when the rows do not fit; `Unsupported` for deletes from
-    /// a Duplicate Key table; `Io`.
+    /// `NotFound`, `Schema` or `Data`, naming table and column, when the rows do not fit; `Data` when a row is not there
+    /// that is to be deleted from a multiset or that absent columns come from; `Unsupported` for deletes from a
+    /// Duplicate Key table; `SinkUnavailable` when a table is no longer as a write has [seen](TableWrite::seen) it; `Io`.
     pub async fn commit(&self, label: Option<Label>, writes: Vec<TableWrite>) -> Result<()> {
+        self.commit_stage(label, writes, Stage::Whole).await
+    }
+
+    /// [`Warehouse::commit`] of a transaction or of a part of one.
+    ///
+    /// # Errors
+    /// As there; `Internal` when earlier parts are not there.
+    pub async fn commit_stage(&self, label: Option<Label>, writes: Vec<TableWrite>, stage: Stage) -> Result<()> {
+        let mut tables: Vec<(&TableName, bool)> = Vec::new();
+        for write in &writes {
+            // Who looks rows up first must not lose them to another writer for ever.
+            match tables.iter_mut().find(|t| *t.0 == write.table) {
+                Some(t) => t.1 |= write.partial.is_some(),
+                None => tables.push((&write.table, write.partial.is_some())),
+            }
+        }
+        tables.sort();
+        let mut turns = (Vec::new(), Vec::new());
+        for (table, alone) in tables {
+            match alone {
+                true => turns.0.push(self.turn(table).await),
+                false => turns.1.push(self.shared_turn(table).await),
+            }
+        }
+        self.commit_in_turn(label, writes, stage).await
+    }
+
+    /// Nobody else writes to the table until what is returned is dropped; whoever has it uses
+    /// [`Warehouse::commit_in_turn`].
+    pub async fn turn(&self, table: &TableName) -> OwnedRwLockWriteGuard<()> {
+        self.turn_lock(table).write_owned().await
+    }
+
+    async fn shared_turn(&self, table: &TableName) -> OwnedRwLockReadGuard<()> {
+        self.turn_lock(table).read_owned().await
+    }
+
+    fn turn_lock(&self, table: &TableName) -> Arc<tokio::sync::RwLock<()>> {
+        let mut turns = lock(&self.turns);
+        Arc::clone(turns.entry(table.clone()).or_default())
+    }
+
+    /// [`Warehouse::commit_stage`] without waiting for others that write to the same tables.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn commit_in_turn(&self, label: Option<Label>, writes: Vec<TableWrite>, stage: Stage) -> Result<()> {
         if label.as_ref().is_some_and(|l| self.shared.label_known(l)) {
             return Ok(());
         }
         self.backpressure(&writes).await?;
-        let mut writes = writes;
+        let writes = Arc::new(writes);
         for _ in 0..ATTEMPTS {
-            let shared = Arc::clone(&self.shared);
-            let (prepared, back) = blocking(move || {
-                let snapshot = shared.snapshot();
-                let prepared = writes.iter().map(|w| match snapshot.table(&w.table) {
-                    Some(view) => prepare(&shared, &view.table, w),
-                    None => Err(Error::not_found(format!("table {} does not exist", w.table)).with("table", &w.table)),
-                });
-                Ok((prepared.collect::<Result<Vec<_>>>()?, writes))
-            })
-            .await?;
-            if self.ask(Work::Commit { label: label.clone(), writes: prepared }).await? == Done::Yes {
-                return Ok(());
+            let Some(prepared) = self.prepare(&writes, &stage).await? else { continue };
+            let (label, stage) = (label.clone(), stage.clone());
+            match self.ask(Work::Commit { label, writes: prepared, stage }).await? {
+                Done::Stale if writes.iter().any(|w| w.seen.is_some()) => break,
+                Done::Stale => {}
+                Done::Yes | Done::Found(_) => return Ok(()),
             }
-            writes = back;
         }
-        Err(Error::new(ErrorKind::SinkUnavailable, "the table's definition changes all the time"))
+        Err(Error::new(ErrorKind::SinkUnavailable, "a table was changed by others while this was written")
+            .with("tables", writes.iter().map(|w| w.table.to_string()).collect::<Vec<_>>().join(", "))
+            .hint("nothing was written: try again"))
+    }
+
+    /// The writes of each table as one, whole rows, against the newest version; `None` when that has changed meanwhile.
+    async fn prepare(&self, writes: &Arc<Vec<TableWrite>>, stage: &Stage) -> Result<Option<Vec<Prepared>>> {
+        let snapshot = self.snapshot();
+        let mut tables: Vec<(Arc<TableView>, Vec<usize>)> = Vec::new();
+        for (i, write) in writes.iter().enumerate() {
+            let missing =
+                || Error::not_found(format!("table {} does not exist", write.table)).with("table", &write.table);
+            let view = snapshot.table(&write.table).ok_or_else(missing)?;
+            match tables.iter_mut().find(|t| t.0.table.id == view.table.id) {
+                Some(t) => t.1.push(i),
+                None => tables.push((Arc::clone(view), vec![i])),
+            }
+        }
+        let mut out = Vec::with_capacity(tables.len());
+        for (view, mine) in tables {
+            if view.table.model == Model::Multiset {
+                self.rehash(&view, mine.iter().map(|i| &writes[*i])).await?;
+            }
+            let found = match mine.iter().any(|i| writes[*i].partial.is_some()) {
+                false => None,
+                true => match self.find_bases(&view, writes, &mine, stage).await? {
+                    None => return Ok(None),
+                    found => found,
+                },
+            };
+            let (shared, writes) = (Arc::clone(&self.shared), Arc::clone(writes));
+            let staged = matches!(stage, Stage::Part(_));
+            let prepared = blocking(move || {
+                let mine = mine.iter().map(|i| &writes[*i]);
+                match found {
+                    None => prepare(&shared, &view.table, &mine.collect::<Vec<_>>(), staged),
+                    Some((bases, found)) => {
+                        let whole = partial::complete(mine, &bases, &found)?;
+                        prepare(&shared, &view.table, &whole.iter().collect::<Vec<_>>(), staged)
+                    }
+                }
+            });
+            out.push(prepared.await?);
+        }
+        Ok(Some(out))
+    }
+
+    /// Looks up the rows that absent columns come from, where commits are serialised.
+    async fn find_bases(
+        &self,
+        view: &Arc<TableView>,
+        writes: &Arc<Vec<TableWrite>>,
+        mine: &[usize],
+        stage: &Stage,
+    ) -> Result<Option<(partial::Bases, Found)>> {
+        let (table, all, mine) = (Arc::clone(&view.table), Arc::clone(writes), mine.to_vec());
+        let mut bases = blocking(move || partial::bases(&table, mine.iter().map(|i| &all[*i]))).await?;
+        let keys = std::mem::take(&mut bases.keys);
+        let (table, version, stage) = (view.table.id, view.table.version, stage.clone());
+        match self.ask(Work::Find { table, version, keys, stage }).await? {
+            Done::Found(found) => Ok(Some((bases, found))),
+            Done::Yes | Done::Stale => Ok(None),
+        }
+    }
+
+    /// Deletes from a multiset need its segments hashed in the table's present shape.
+    async fn rehash<'a>(&self, view: &TableView, mut writes: impl Iterator<Item = &'a TableWrite>) -> Result<()> {
+        let old = view.segments.iter().any(|s| s.segment.meta.shape != view.table.shape && s.live_rows() > 0);
+        let deletes = |w: &TableWrite| w.ops.as_ref().is_some_and(|ops| ops.values().contains(&OP_DELETE));
+        if !old || !writes.any(deletes) {
+            return Ok(());
+        }
+        let (maintainer, table) = (self.maintainer()?, view.table.name.clone());
+        blocking(move || maintainer.rehash(&table)).await
     }
 
     /// Slows a writer down before anything would have to be refused.
@@ -346,8 +465,9 @@ impl Warehouse {
         let options = &self.shared.options;
         for round in 0.. {
             let snapshot = self.snapshot();
-            let segments =
-                writes.iter().filter_map(|w| Some(snapshot.table(&w.table)?.segments.len())).max().unwrap_or(0);
+            // Full segments are many in a large table; they are nothing to wait for.
+            let small = |v: &TableView| v.segments.iter().filter(|s| s.live_rows() < FULL_ROWS / 4).count();
+            let segments = writes.iter().filter_map(|w| Some(small(snapshot.table(&w.table)?))).max().unwrap_or(0);
             let delta: usize = snapshot.tables().map(|v| v.delta_bytes()).sum();
             let wait = delta > 2 * options.delta_bytes || segments > 4 * options.slow_segments;
             if segments > options.slow_segments {

@@ -1,6 +1,7 @@
 //! The index file beside a segment: its sorted keys, prefix-compressed in pages of about 16 KB, a directory of the pages,
 //! a bloom filter, and the checksums of the Parquet file's blocks. The i-th key is the key of row i. Keys are looked up
-//! many at a time in sorted order, by merging, so that each page is read at most once.
+//! many at a time in sorted order, by merging, so that each page is read at most once. Of a multiset the entries are
+//! hashes of rows, each with its row's number behind it, and the rows are not in their order.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -14,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache::Cache;
 use super::codec::{self, Put, Take, crc};
-use super::key::Keys;
+use super::key::{HASH, Keys};
 
 const MAGIC: &[u8; 8] = b"FRSHIDX\n";
 const HEADER: usize = 16;
@@ -26,6 +27,8 @@ const RESTART: u32 = 16;
 const BLOOM_BLOCK: usize = 64;
 const BLOOM_BITS_PER_KEY: usize = 10;
 const BLOOM_PROBES: u32 = 6;
+/// Bytes of a multiset's entry: hash, number of the row (big-endian).
+pub(crate) const ROW_ENTRY: usize = HASH + 4;
 /// Bytes of a Parquet file under one checksum.
 pub(crate) const SUM_BLOCK: usize = 64 << 10;
 
@@ -67,7 +70,17 @@ impl IndexWriter {
         })
     }
 
+    /// The key of the next row.
     pub(crate) fn push(&mut self, key: &[u8]) -> std::io::Result<()> {
+        self.entry(key, key)
+    }
+
+    /// The next hash with the number of its row, in ascending order.
+    pub(crate) fn push_row(&mut self, entry: &[u8; ROW_ENTRY]) -> std::io::Result<()> {
+        self.entry(entry, &entry[..HASH])
+    }
+
+    fn entry(&mut self, key: &[u8], bloomed: &[u8]) -> std::io::Result<()> {
         if self.page.len() >= PAGE_BYTES {
             self.end_page()?;
         }
@@ -89,7 +102,7 @@ impl IndexWriter {
         self.last.extend_from_slice(key);
         self.in_page += 1;
         self.rows += 1;
-        let hash = xxh3_64(key);
+        let hash = xxh3_64(bloomed);
         if let Some(block) = bloom_block(&self.bloom, hash) {
             for bit in bloom_bits(hash) {
                 self.bloom[block + bit / 8] |= 1 << (bit % 8);
@@ -293,6 +306,45 @@ impl IndexReader<'_> {
                 for k in &likely {
                     if let Some(entry) = cursor.seek(keys.get(*k as usize))?.filter(|(_, equal)| *equal) {
                         found(*k, directory.pages[page].1 + entry.0);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// In a multiset's index, the rows of each of the hashes at `wanted`: calls `found(place in keys, row)` until that
+    /// says that it has enough of this one.
+    ///
+    /// # Errors
+    /// `Corrupt` when the file fails a checksum.
+    pub(crate) fn lookup_rows(
+        &self,
+        keys: &Keys,
+        wanted: &[u32],
+        mut found: impl FnMut(u32, u32) -> bool,
+    ) -> Result<()> {
+        let at_file = |e: Error| e.with("file", self.path.display());
+        let directory = self.directory()?;
+        let bloom = self.bloom(&directory)?;
+        for k in wanted {
+            let hash = keys.get(*k as usize);
+            // Entries are longer than the hash: equal ones begin in the last page that begins before it, or in the next.
+            let first = page_of(&directory, hash).unwrap_or(0);
+            let mut more = maybe(&bloom, hash);
+            for page in first..directory.pages.len() {
+                if !more {
+                    break;
+                }
+                let bytes = self.page(&directory, page)?;
+                let mut cursor = Cursor::new(&bytes).map_err(at_file)?;
+                let mut there = cursor.seek(hash).map_err(at_file)?.is_some();
+                while there && more {
+                    let row = cursor.key.strip_prefix(hash).and_then(|row| row.try_into().ok());
+                    more = row.is_some_and(|row| found(*k, u32::from_be_bytes(row)));
+                    there = cursor.next < cursor.count;
+                    if there && more {
+                        cursor.advance().map_err(at_file)?;
                     }
                 }
             }

@@ -5,6 +5,9 @@
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::*;
 use freshet_core::{Error, Result};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::catalog::{Model, Table};
 
 /// NULL sorts first.
 const NULL: u8 = 0x01;
@@ -47,7 +50,7 @@ impl Keys {
 pub(crate) fn encode(columns: &[ArrayRef]) -> Result<Keys> {
     let rows = columns.first().map_or(0, |c| c.len());
     let mut keys = Keys { bytes: Vec::with_capacity(rows * 8 * columns.len()), ends: Vec::with_capacity(rows) };
-    let encoders = columns.iter().map(encoder).collect::<Result<Vec<_>>>()?;
+    let encoders = columns.iter().map(|c| encoder(c, false)).collect::<Result<Vec<_>>>()?;
     for row in 0..rows {
         for encode in &encoders {
             encode(row, &mut keys.bytes);
@@ -57,9 +60,35 @@ pub(crate) fn encode(columns: &[ArrayRef]) -> Result<Keys> {
     Ok(keys)
 }
 
+/// What a table's rows are found by: their keys, or of a multiset the hash of all values. `columns` are the table's.
+///
+/// # Errors
+/// `Unsupported` for a type that has no encoding.
+pub(crate) fn of_rows(table: &Table, columns: &[ArrayRef]) -> Result<Keys> {
+    if table.model != Model::Multiset {
+        return encode(&columns[..table.key_columns]);
+    }
+    let mut order: Vec<usize> = (0..columns.len()).collect();
+    order.sort_by_key(|i| table.columns[*i].root());
+    let rows = columns.first().map_or(0, |c| c.len());
+    let encoders = order.iter().map(|i| encoder(&columns[*i], true)).collect::<Result<Vec<_>>>()?;
+    let mut keys = Keys { bytes: Vec::with_capacity(rows * HASH), ends: Vec::with_capacity(rows) };
+    let mut one = Vec::new();
+    for row in 0..rows {
+        one.clear();
+        encoders.iter().for_each(|encode| encode(row, &mut one));
+        keys.push(&xxh3_128(&one).to_be_bytes());
+    }
+    Ok(keys)
+}
+
+/// Bytes of the hash of a multiset's row.
+pub(crate) const HASH: usize = 16;
+
 type Encoder<'a> = Box<dyn Fn(usize, &mut Vec<u8>) + 'a>;
 
-fn encoder(column: &ArrayRef) -> Result<Encoder<'_>> {
+/// `exact`: for hashes, where nothing needs an order, but values are equal only if all their bits are.
+fn encoder(column: &ArrayRef, exact: bool) -> Result<Encoder<'_>> {
     use arrow::datatypes::DataType as Arrow;
     macro_rules! int {
         ($t:ty) => {{
@@ -92,6 +121,23 @@ fn encoder(column: &ArrayRef) -> Result<Encoder<'_>> {
         Arrow::Decimal256(..) => {
             plain!(column.as_primitive::<Decimal256Type>(), |out: &mut Vec<u8>, v: arrow::datatypes::i256| {
                 integer(out, &v.to_be_bytes());
+            })
+        }
+        Arrow::Float32 if exact => {
+            plain!(column.as_primitive::<Float32Type>(), |out: &mut Vec<u8>, v: f32| bits(out, f64::from(v)))
+        }
+        Arrow::Float64 if exact => plain!(column.as_primitive::<Float64Type>(), bits),
+        Arrow::Duration(TimeUnit::Microsecond) if exact => int!(DurationMicrosecondType),
+        Arrow::List(_) if exact => {
+            let list = column.as_list::<i32>();
+            let item = encoder(list.values(), true)?;
+            Box::new(move |i, out: &mut Vec<u8>| {
+                if list.is_null(i) {
+                    return out.push(NULL);
+                }
+                let (from, to) = (list.value_offsets()[i] as usize, list.value_offsets()[i + 1] as usize);
+                int64(out, (to - from) as i64);
+                (from..to).for_each(|at| item(at, out));
             })
         }
         Arrow::Float32 => {
@@ -135,6 +181,11 @@ fn float(out: &mut Vec<u8>, v: f64) {
     let ordered = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
     out.push(PLAIN);
     out.extend_from_slice(&ordered.to_be_bytes());
+}
+
+fn bits(out: &mut Vec<u8>, v: f64) {
+    out.push(PLAIN);
+    out.extend_from_slice(&v.to_bits().to_be_bytes());
 }
 
 /// The bytes with each 00 as 00 FF, then 00 00.

@@ -10,12 +10,27 @@ use super::key::Keys;
 pub(crate) struct LayerKeys {
     keys: Keys,
     table: HashTable<u32>,
+    /// Of a multiset: of each row the one before it with the same key; itself if there is none.
+    before: Vec<u32>,
 }
 
 impl LayerKeys {
     /// The row that was last added under this key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<u32> {
         self.table.find(xxh3_64(key), |row| self.keys.get(*row as usize) == key).copied()
+    }
+
+    /// All rows that were added under this key with [`LayerKeys::push_also`], the last one first.
+    pub(crate) fn all(&self, key: &[u8]) -> impl Iterator<Item = u32> {
+        let before = |row: &u32| self.before.get(*row as usize).copied().filter(|b| b != row);
+        std::iter::successors(self.get(key), before)
+    }
+
+    /// The key of the next row, besides older rows with the same key.
+    pub(crate) fn push_also(&mut self, key: &[u8]) {
+        let row = self.keys.len() as u32;
+        self.before.push(self.get(key).unwrap_or(row));
+        self.push(key);
     }
 
     /// The key of the next row; in place of an older row with the same key.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use freshet_core::Result;
+use freshet_core::{Result, TableName};
 use tokio::sync::{mpsc, oneshot};
 
 use super::engine::Shared;
@@ -13,12 +13,15 @@ use super::merge::{Input, merge};
 use super::segment::remove_files;
 use super::version::{SegmentView, TableView};
 use super::writer::{Command, Done, Work};
+use crate::catalog::Model;
 
 /// Segments of one size class that are merged together.
 const FAN_IN: usize = 6;
 const MAX_FAN_IN: usize = 24;
 /// A segment of this many live rows is no longer merged with others.
-const FULL_ROWS: u64 = 4 << 20;
+pub(crate) const FULL_ROWS: u64 = 4 << 20;
+/// … of a multiset, whose hashes are sorted in memory.
+const FULL_MULTISET_ROWS: u64 = 2 << 20;
 /// A merge reads at most this many bytes of files.
 const MERGE_BYTES: u64 = 1 << 30;
 /// From this share of deleted rows on a segment is rewritten on its own, in percent.
@@ -105,12 +108,20 @@ impl Maintainer {
         Ok(false)
     }
 
+    /// Rewrites the segments of a multiset whose rows were hashed in another shape.
+    pub(crate) fn rehash(&self, table: &TableName) -> Result<()> {
+        let snapshot = self.shared.snapshot();
+        let Some(view) = snapshot.table(table) else { return Ok(()) };
+        let old = view.segments.iter().filter(|s| s.segment.meta.shape != view.table.shape && s.live_rows() > 0);
+        old.cloned().try_for_each(|segment| self.rewrite(view, vec![Input::Segment(segment)]))
+    }
+
     fn rewrite(&self, view: &TableView, inputs: Vec<Input>) -> Result<()> {
         let (segment, moved) = merge(&self.shared, &view.table, &inputs)?;
         let id = segment.as_ref().map(|s| s.id);
         let table = view.table.id;
         // When the table is gone or was truncated meanwhile, so are the rows.
-        if self.ask(Work::Install { table, moved, segment })? == Done::Stale
+        if matches!(self.ask(Work::Install { table, moved, segment })?, Done::Stale)
             && let Some(id) = id
         {
             remove_files(&self.shared.segment_dir, id);
@@ -121,9 +132,10 @@ impl Maintainer {
 
 /// The segments of a table that should become one: mostly dead ones alone, else enough of about the same size.
 fn choose(view: &TableView) -> Option<Vec<SegmentView>> {
+    let full = if view.table.model == Model::Multiset { FULL_MULTISET_ROWS } else { FULL_ROWS };
     let dead = |s: &&SegmentView| s.deletes.len() * 100 >= u64::from(s.rows()) * DEAD_PERCENT && s.rows() > 0;
     let mut classes: BTreeMap<u32, Vec<&SegmentView>> = BTreeMap::new();
-    for s in view.segments.iter().filter(|s| s.live_rows() < FULL_ROWS) {
+    for s in view.segments.iter().filter(|s| s.live_rows() < full) {
         let megabytes = s.segment.meta.data_len >> 20;
         classes.entry(megabytes.max(1).ilog2() / 2).or_default().push(s);
     }
@@ -136,10 +148,11 @@ fn choose(view: &TableView) -> Option<Vec<SegmentView>> {
         let fits = |s: &&&SegmentView| {
             rows += s.live_rows();
             bytes += s.segment.meta.data_len;
-            rows <= FULL_ROWS && bytes <= MERGE_BYTES
+            rows <= full && bytes <= MERGE_BYTES
         };
-        let picked: Vec<_> = class.iter().take(MAX_FAN_IN).take_while(fits).map(|s| (*s).clone()).collect();
+        let mut picked: Vec<_> = class.iter().take(MAX_FAN_IN).take_while(fits).map(|s| (*s).clone()).collect();
         if picked.len() >= 2 {
+            picked.sort_by_key(|s| s.segment.meta.id);
             return Some(picked);
         }
     }

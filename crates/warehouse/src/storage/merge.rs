@@ -63,12 +63,14 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
+    /// The new row of an old one that was live when the merge began.
+    pub(crate) fn new_row(&self, row: u32) -> Option<u32> {
+        self.to.get(row as usize).copied().filter(|r| *r != GONE)
+    }
+
     /// The new rows of those that have died since the merge began.
     pub(crate) fn late(&self, dead_now: &RoaringBitmap) -> impl Iterator<Item = u32> {
-        (dead_now - self.dead.as_ref())
-            .into_iter()
-            .filter_map(|row| self.to.get(row as usize).copied())
-            .filter(|r| *r != GONE)
+        (dead_now - self.dead.as_ref()).into_iter().filter_map(|row| self.new_row(row))
     }
 }
 
@@ -92,16 +94,17 @@ pub(crate) fn merge(shared: &Shared, table: &Table, inputs: &[Input]) -> Result<
     }
     let mut streams = inputs.iter().map(|i| stream(table, i)).collect::<Result<Vec<_>>>()?;
     let id = shared.next_segment_id();
-    let unique = table.model == Model::Unique;
-    let schema = table.stored_schema();
-    let mut writer = SegmentWriter::create(&shared.segment_dir, (id, table.id), &schema, unique, expected)?;
+    let mut writer = SegmentWriter::create(&shared.segment_dir, id, table, expected)?;
+    // A multiset's rows stay in the order of the inputs.
+    let order =
+        |keys: &Keys, at: usize| if table.model == Model::Multiset { Vec::new() } else { keys.get(at).to_vec() };
 
     let mut current: Vec<Option<Batch>> = Vec::new();
     let mut heap = BinaryHeap::new();
     for (i, s) in streams.iter_mut().enumerate() {
         let batch = s.next().transpose()?;
         if let Some(batch) = &batch {
-            heap.push(Reverse((batch.keys.get(0).to_vec(), i, 0)));
+            heap.push(Reverse((order(&batch.keys, 0), i, 0)));
         }
         current.push(batch);
     }
@@ -112,8 +115,11 @@ pub(crate) fn merge(shared: &Shared, table: &Table, inputs: &[Input]) -> Result<
         // A run: all rows of this stream that come before the next stream's first.
         let mut end = start + 1;
         let n = batch.keys.len();
-        while end < n && heap.peek().is_none_or(|Reverse(next)| (batch.keys.get(end), i) < (next.0.as_slice(), next.1))
-        {
+        let first = |at: usize, next: &(Vec<u8>, usize, usize)| match table.model {
+            Model::Multiset => i < next.1,
+            _ => (batch.keys.get(at), i) < (next.0.as_slice(), next.1),
+        };
+        while end < n && heap.peek().is_none_or(|Reverse(next)| first(end, next)) {
             end += 1;
         }
         for at in start..end {
@@ -130,7 +136,7 @@ pub(crate) fn merge(shared: &Shared, table: &Table, inputs: &[Input]) -> Result<
             0
         };
         if let Some(batch) = &current[i] {
-            heap.push(Reverse((batch.keys.get(at).to_vec(), i, at)));
+            heap.push(Reverse((order(&batch.keys, at), i, at)));
         }
     }
     out.flush(&mut writer, &current)?;
@@ -206,7 +212,7 @@ fn stream(table: &Table, input: &Input) -> Result<Stream> {
 /// Rows in the table's current definition, with their keys.
 fn current(table: &Table, rows: &RecordBatch, ordinals: Vec<u32>) -> Result<Batch> {
     let columns = table.columns.iter().map(|c| value::column_of(c, rows)).collect::<Result<Vec<ArrayRef>>>()?;
-    let keys = key::encode(&columns[..table.key_columns])?;
+    let keys = key::of_rows(table, &columns)?;
     let rows = RecordBatch::try_new(table.stored_schema(), columns)
         .map_err(|e| Error::internal("stored rows do not fit their table").with("table", &table.name).because(e))?;
     Ok(Batch { rows, keys, ordinals })
@@ -226,7 +232,10 @@ fn sorted_layer(table: &Table, layer: &LayerView) -> Result<Option<Batch>> {
     }
     let rows = arrow::compute::concat_batches(&table.stored_schema(), &parts)
         .map_err(|e| Error::internal("cannot merge rows").because(e))?;
-    let keys = key::encode(&rows.columns()[..table.key_columns])?;
+    let keys = key::of_rows(table, rows.columns())?;
+    if table.model == Model::Multiset {
+        return Ok(Some(Batch { rows, keys, ordinals }));
+    }
     let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
     order.sort_by(|a, b| keys.get(*a as usize).cmp(keys.get(*b as usize)));
     let mut sorted = Keys::default();

@@ -4,7 +4,8 @@
 //!
 //! From the bottom up: [`codec`] and [`block`] (bytes), [`key`] (order-preserving keys), [`value`] (conversions),
 //! [`index`] and [`segment`] (files of rows), [`log`], [`record`] and [`manifest`] (durability), [`version`] (what a
-//! reader sees), [`writer`] (the one thread that changes it), [`maintain`] (flush, compaction, checkpoints), and
+//! reader sees), [`writer`] (the one thread that changes it), [`stage`]
+//! (transactions in parts), [`partial`] (updates of some columns), [`maintain`] (flush, compaction, checkpoints), and
 //! [`engine`] (the whole).
 
 pub(crate) mod block;
@@ -18,10 +19,12 @@ pub(crate) mod log;
 pub(crate) mod maintain;
 pub(crate) mod manifest;
 pub(crate) mod merge;
+pub(crate) mod partial;
 pub(crate) mod prepare;
 pub mod reader;
 pub(crate) mod record;
 pub(crate) mod segment;
+pub mod stage;
 pub mod value;
 pub mod version;
 pub(crate) mod writer;

@@ -1,10 +1,12 @@
 //! What can be done for a write before its turn comes, on the caller's thread: check the rows against the table, encode
-//! and sort the keys, keep the last row per key, and encode the rows for the log or write them as a segment.
+//! and sort the keys, keep the last row per key (of a multiset: let deletes meet rows of the same write), and encode the
+//! rows for the log or write them as a segment.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use arrow::array::{Array, ArrayRef, Int8Array, RecordBatch, UInt32Array};
-use arrow::compute::take;
+use arrow::compute::{concat, take};
 use freshet_core::batch::OP_DELETE;
 use freshet_core::{Error, Result, TableName};
 
@@ -21,8 +23,30 @@ pub struct TableWrite {
     pub table: TableName,
     /// All columns of the table by name, in any order, with the table's Arrow types.
     pub rows: RecordBatch,
-    /// One per row (`OP_UPSERT`, `OP_DELETE`), `None`: all are upserts. In a delete only the key counts.
+    /// One per row (`OP_UPSERT`, `OP_DELETE`), `None`: all are upserts. In a delete only the key counts; of a multiset
+    /// it removes one row that is equal.
     pub ops: Option<Int8Array>,
+    /// Columns may be absent (not the key's); upserts take their values from rows that exist.
+    pub partial: Option<Partial>,
+    /// The rows were found in this state of the table ([`super::version::TableView::written`]), and mean something only
+    /// as long as it lasts.
+    pub seen: Option<u64>,
+}
+
+impl TableWrite {
+    /// Of whole rows, whatever the table holds.
+    pub fn new(table: TableName, rows: RecordBatch, ops: Option<Int8Array>) -> Self {
+        TableWrite { table, rows, ops, partial: None, seen: None }
+    }
+}
+
+/// Where the values of absent columns come from.
+#[derive(Debug, Clone)]
+pub struct Partial {
+    /// For each row the key of the row that it takes them from, as it was before the transaction; `None`: its own key.
+    pub bases: Option<Vec<ArrayRef>>,
+    /// Whether it is an error that this row does not exist; otherwise the upsert is left out.
+    pub exact: bool,
 }
 
 /// A write that waits for its turn.
@@ -30,11 +54,27 @@ pub(crate) struct Prepared {
     pub(crate) table: u64,
     /// The definition that it was checked against.
     pub(crate) version: u32,
-    /// Every key that is written or deleted, ascending, each once; empty for a Duplicate Key table.
+    /// The state of the table in which the rows were found; `None`: they mean the same in any.
+    pub(crate) seen: Option<u64>,
+    /// Whose live rows die, ascending, each once: every key that is written or deleted; of a multiset, hashes of the
+    /// rows that are deleted.
     pub(crate) keys: Keys,
-    /// Places in `keys` of the rows, in their order.
-    pub(crate) puts: Vec<u32>,
+    /// How the new rows are found later.
+    pub(crate) puts: Puts,
     pub(crate) rows: Option<NewRows>,
+}
+
+pub(crate) enum Puts {
+    /// They are not: a Duplicate Key table.
+    Nowhere,
+    /// By the keys at these places in `keys`, one for each row.
+    Keyed(Vec<u32>),
+    Multiset {
+        /// Of each of `keys`, how many rows die.
+        deletes: Vec<u32>,
+        /// One for each new row.
+        hashes: Keys,
+    },
 }
 
 pub(crate) enum NewRows {
@@ -43,44 +83,130 @@ pub(crate) enum NewRows {
     Segment(Arc<Segment>),
 }
 
-/// Prepares a write.
+/// Prepares the writes to one table, in their order. `staged`: they stay outside of the delta, however few.
 ///
 /// # Errors
 /// `Data` or `Schema`, naming table and column, when the rows do not fit; `Unsupported` for a delete from a Duplicate Key
 /// table; `Io` when a segment cannot be written.
-pub(crate) fn prepare(shared: &Shared, table: &Arc<Table>, write: &TableWrite) -> Result<Prepared> {
-    let at_table = |e: Error| e.with("table", &write.table);
-    let columns = columns(table, &write.rows).map_err(at_table)?;
-    let deleted = |i: usize| write.ops.as_ref().is_some_and(|ops| ops.value(i) == OP_DELETE);
-    if table.model == Model::Duplicate && (0..write.rows.num_rows()).any(deleted) {
+pub(crate) fn prepare(shared: &Shared, table: &Arc<Table>, writes: &[&TableWrite], staged: bool) -> Result<Prepared> {
+    let at_table = |e: Error| e.with("table", &table.name);
+    let (columns, deleted) = joined(table, writes).map_err(at_table)?;
+    if table.model == Model::Duplicate && deleted.contains(&true) {
         return Err(at_table(
             Error::unsupported("rows cannot be deleted from a Duplicate Key table").hint("use a UNIQUE KEY table"),
         ));
     }
-    let keys = key::encode(&columns[..table.key_columns])?;
-    let order = order(&keys, table.model, write.rows.num_rows());
-    let mut sorted = Keys::default();
+    let keys = key::of_rows(table, &columns)?;
+    let seen = writes.iter().find_map(|w| w.seen);
+    let mut prepared = Prepared {
+        table: table.id,
+        version: table.version,
+        seen,
+        keys: Keys::default(),
+        puts: Puts::Nowhere,
+        rows: None,
+    };
+    let places = match table.model {
+        Model::Multiset => multiset(&mut prepared, &keys, &deleted),
+        Model::Unique | Model::Duplicate => sorted(&mut prepared, &keys, &deleted, table.model),
+    };
+    if !places.is_empty() {
+        let in_order = places.len() == deleted.len() && places.iter().zip(0..).all(|(a, b)| *a == b);
+        let columns = if in_order { columns } else { pick(&columns, &places)? };
+        check_nulls(table, &columns).map_err(at_table)?;
+        let rows = RecordBatch::try_new(table.stored_schema(), columns)
+            .map_err(|e| at_table(Error::internal("rows do not fit their table").because(e)))?;
+        prepared.rows = Some(match few(shared, &rows) && !staged {
+            true => {
+                let mut bytes = Vec::new();
+                block::encode(&rows, &mut bytes)?;
+                NewRows::Delta(rows, bytes)
+            }
+            false => {
+                let mut mine = Keys::default();
+                places.iter().for_each(|i| mine.push(keys.get(*i as usize)));
+                NewRows::Segment(segment(shared, table, &rows, &mine).map_err(at_table)?)
+            }
+        });
+    }
+    Ok(prepared)
+}
+
+/// The columns of all writes, one behind the other, and which rows are deletes.
+fn joined(table: &Table, writes: &[&TableWrite]) -> Result<(Vec<ArrayRef>, Vec<bool>)> {
+    let mut parts = writes.iter().map(|w| columns(table, &w.rows)).collect::<Result<Vec<_>>>()?;
+    let deleted = |w: &&TableWrite| -> Vec<bool> {
+        match &w.ops {
+            Some(ops) => ops.iter().map(|op| op == Some(OP_DELETE)).collect(),
+            None => vec![false; w.rows.num_rows()],
+        }
+    };
+    let deleted = writes.iter().flat_map(deleted).collect();
+    if parts.len() == 1 {
+        return Ok((parts.remove(0), deleted));
+    }
+    let column = |i: usize| {
+        let arrays: Vec<&dyn Array> = parts.iter().map(|p| p[i].as_ref()).collect();
+        concat(&arrays).map_err(|e| Error::internal("writes to one table cannot be joined").because(e))
+    };
+    Ok(((0..table.columns.len()).map(column).collect::<Result<Vec<_>>>()?, deleted))
+}
+
+/// Sorts by key, and keeps the last row of a key. Returns the places of the rows that are put, in the keys' order.
+fn sorted(prepared: &mut Prepared, keys: &Keys, deleted: &[bool], model: Model) -> Vec<u32> {
+    let order = order(keys, model, deleted.len());
+    if model == Model::Duplicate {
+        return order;
+    }
     let (mut puts, mut places) = (Vec::new(), Vec::new());
     for (n, i) in order.iter().enumerate() {
-        sorted.push(if keys.len() == 0 { &[] } else { keys.get(*i as usize) });
-        if !deleted(*i as usize) {
+        prepared.keys.push(keys.get(*i as usize));
+        if !deleted[*i as usize] {
             puts.push(n as u32);
             places.push(*i);
         }
     }
-    let mut prepared = Prepared { table: table.id, version: table.version, keys: sorted, puts, rows: None };
-    if !places.is_empty() {
-        let in_order = places.len() == write.rows.num_rows() && places.iter().zip(0..).all(|(a, b)| *a == b);
-        let columns = if in_order { columns } else { pick(&columns, places)? };
-        check_nulls(table, &columns).map_err(at_table)?;
-        let rows = RecordBatch::try_new(table.stored_schema(), columns)
-            .map_err(|e| at_table(Error::internal("rows do not fit their table").because(e)))?;
-        prepared.rows = Some(store(shared, table, rows, &prepared).map_err(at_table)?);
+    prepared.puts = Puts::Keyed(puts);
+    places
+}
+
+/// A delete takes away the last equal row of the same write in front of it; only if there is none, one that was there
+/// before. Returns the places of the rows that stay.
+fn multiset(prepared: &mut Prepared, hashes: &Keys, deleted: &[bool]) -> Vec<u32> {
+    let mut places: Vec<u32> = (0..deleted.len() as u32).collect();
+    let mut before: Vec<u32> = Vec::new();
+    if deleted.contains(&true) {
+        let mut open: HashMap<&[u8], Vec<u32>> = HashMap::new();
+        let mut stays: Vec<bool> = deleted.iter().map(|d| !d).collect();
+        for (i, deleted) in deleted.iter().enumerate() {
+            let hash = hashes.get(i);
+            match (deleted, open.get_mut(hash)) {
+                (false, Some(same)) => same.push(i as u32),
+                (false, None) => drop(open.insert(hash, vec![i as u32])),
+                (true, same) => match same.and_then(Vec::pop) {
+                    Some(put) => stays[put as usize] = false,
+                    None => before.push(i as u32),
+                },
+            }
+        }
+        places.retain(|i| stays[*i as usize]);
     }
-    if table.model == Model::Duplicate {
-        (prepared.keys, prepared.puts) = (Keys::default(), Vec::new());
+    before.sort_unstable_by(|a, b| hashes.get(*a as usize).cmp(hashes.get(*b as usize)));
+    let mut deletes: Vec<u32> = Vec::new();
+    for i in before {
+        let hash = hashes.get(i as usize);
+        match deletes.last_mut() {
+            Some(n) if prepared.keys.get(prepared.keys.len() - 1) == hash => *n += 1,
+            _ => {
+                prepared.keys.push(hash);
+                deletes.push(1);
+            }
+        }
     }
-    Ok(prepared)
+    let mut mine = Keys::default();
+    places.iter().for_each(|i| mine.push(hashes.get(*i as usize)));
+    prepared.puts = Puts::Multiset { deletes, hashes: mine };
+    places
 }
 
 /// The rows' columns in the table's order.
@@ -138,8 +264,8 @@ fn order(keys: &Keys, model: Model, rows: usize) -> Vec<u32> {
     order
 }
 
-fn pick(columns: &[ArrayRef], places: Vec<u32>) -> Result<Vec<ArrayRef>> {
-    let places = UInt32Array::from(places);
+fn pick(columns: &[ArrayRef], places: &[u32]) -> Result<Vec<ArrayRef>> {
+    let places = UInt32Array::from(places.to_vec());
     columns.iter().map(|c| take(c, &places, None).map_err(|e| Error::internal("cannot sort rows").because(e))).collect()
 }
 
@@ -153,22 +279,16 @@ fn check_nulls(table: &Table, columns: &[ArrayRef]) -> Result<()> {
 }
 
 /// Few rows go into the delta, many become a segment at once.
-fn store(shared: &Shared, table: &Table, rows: RecordBatch, prepared: &Prepared) -> Result<NewRows> {
+fn few(shared: &Shared, rows: &RecordBatch) -> bool {
     let options = &shared.options;
-    if rows.num_rows() < options.direct_rows && rows.get_array_memory_size() < options.direct_bytes {
-        let mut bytes = Vec::new();
-        block::encode(&rows, &mut bytes)?;
-        return Ok(NewRows::Delta(rows, bytes));
-    }
-    let unique = table.model == Model::Unique;
-    let id = shared.next_segment_id();
-    let mut writer =
-        SegmentWriter::create(&shared.segment_dir, (id, table.id), rows.schema_ref(), unique, rows.num_rows())?;
-    let mut keys = Keys::default();
-    prepared.puts.iter().for_each(|i| keys.push(prepared.keys.get(*i as usize)));
-    writer.write(&rows, &keys)?;
+    rows.num_rows() < options.direct_rows && rows.get_array_memory_size() < options.direct_bytes
+}
+
+fn segment(shared: &Shared, table: &Table, rows: &RecordBatch, keys: &Keys) -> Result<Arc<Segment>> {
+    let mut writer = SegmentWriter::create(&shared.segment_dir, shared.next_segment_id(), table, rows.num_rows())?;
+    writer.write(rows, keys)?;
     let segment = Segment::new(writer.finish()?, &shared.segment_dir, &shared.cache);
     // Until the transaction is durable nobody needs the files.
     segment.retire();
-    Ok(NewRows::Segment(segment))
+    Ok(segment)
 }

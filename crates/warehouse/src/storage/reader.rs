@@ -13,6 +13,7 @@ use freshet_core::error::io_error;
 use freshet_core::{Error, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
@@ -123,10 +124,27 @@ impl SegmentReader {
 
     /// The selected rows (all without a selection), batch by batch, columns by id.
     pub(crate) fn batches(&self, selection: Option<RowSelection>, batch_rows: usize) -> Result<Batches> {
+        self.batches_of(None, selection, batch_rows)
+    }
+
+    /// [`SegmentReader::batches`] of the columns with these ids.
+    pub(crate) fn batches_of(
+        &self,
+        columns: Option<&[u32]>,
+        selection: Option<RowSelection>,
+        batch_rows: usize,
+    ) -> Result<Batches> {
         let fail = |e| from_parquet(e, &self.0.path);
         let metadata = ArrowReaderMetadata::try_new(self.metadata()?, ArrowReaderOptions::new()).map_err(fail)?;
         let mut builder =
             ParquetRecordBatchReaderBuilder::new_with_metadata(self.clone(), metadata).with_batch_size(batch_rows);
+        if let Some(ids) = columns {
+            let schema = builder.parquet_schema();
+            let named = |n: &str| n.strip_prefix('c').and_then(|n| n.parse().ok()).is_some_and(|id| ids.contains(&id));
+            let roots = schema.root_schema().get_fields().iter().enumerate().filter(|(_, f)| named(f.name()));
+            let mask = ProjectionMask::roots(schema, roots.map(|(i, _)| i).collect::<Vec<_>>());
+            builder = builder.with_projection(mask);
+        }
         if let Some(selection) = selection {
             builder = builder.with_row_selection(selection);
         }

@@ -11,7 +11,7 @@ use crate::catalog::Edit;
 use arrow::array::RecordBatch;
 
 /// Where rows are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Place {
     Layer(u64),
     Segment(u64),

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use freshet_core::error::io_error;
 use freshet_core::{Error, Result};
 use parquet::arrow::ArrowWriter;
@@ -17,8 +16,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
-use super::index::{IndexReader, IndexWriter, SUM_BLOCK, block_sum};
-use super::key::Keys;
+use super::index::{IndexReader, IndexWriter, ROW_ENTRY, SUM_BLOCK, block_sum};
+use super::key::{HASH, Keys};
+use crate::catalog::{Model, Table};
 
 /// Rows and bytes of a row group: it is held in memory while it is written.
 const GROUP_ROWS: usize = 1 << 20;
@@ -38,6 +38,9 @@ pub struct SegmentMeta {
     pub index_len: u64,
     /// Ids of the stored columns.
     pub columns: Vec<u32>,
+    /// Of a multiset: the table's shape when its rows were hashed.
+    #[serde(default)]
+    pub shape: u32,
     /// The least and the greatest key.
     #[serde(with = "hex")]
     pub min_key: Vec<u8>,
@@ -172,24 +175,22 @@ pub(crate) struct SegmentWriter {
     dir: PathBuf,
     id: u64,
     table: u64,
-    unique: bool,
+    model: Model,
+    shape: u32,
     data: Option<ArrowWriter<Summed>>,
     index: Option<IndexWriter>,
     columns: Vec<u32>,
     rows: u32,
     min_key: Vec<u8>,
     max_key: Vec<u8>,
+    /// Of a multiset: the index's entries, to be sorted at the end.
+    hashes: Vec<[u8; ROW_ENTRY]>,
 }
 
 impl SegmentWriter {
-    /// `unique`: keys are unique and indexed. `expected`: an upper bound of the rows.
-    pub(crate) fn create(
-        dir: &Path,
-        (id, table): (u64, u64),
-        schema: &SchemaRef,
-        unique: bool,
-        expected: usize,
-    ) -> Result<Self> {
+    /// For rows in the table's current definition. `expected`: an upper bound of their number.
+    pub(crate) fn create(dir: &Path, id: u64, table: &Table, expected: usize) -> Result<Self> {
+        let schema = table.stored_schema();
         let path = data_path(dir, id);
         let file = File::create(&path).map_err(|e| io_error(&path, "create a segment", e))?;
         let properties = WriterProperties::builder()
@@ -207,18 +208,21 @@ impl SegmentWriter {
         let mut writer = SegmentWriter {
             dir: dir.to_path_buf(),
             id,
-            table,
-            unique,
+            table: table.id,
+            model: table.model,
+            shape: table.shape,
             data: None,
             index: None,
             columns,
             rows: 0,
             min_key: Vec::new(),
             max_key: Vec::new(),
+            hashes: Vec::new(),
         };
-        let data = ArrowWriter::try_new(summed, Arc::clone(schema), Some(properties));
+        let data = ArrowWriter::try_new(summed, schema, Some(properties));
         writer.data = Some(data.map_err(|e| writer.failed(e))?);
-        writer.index = Some(IndexWriter::create(&index_path(dir, id), if unique { expected } else { 0 })?);
+        let keys = if table.model == Model::Duplicate { 0 } else { expected };
+        writer.index = Some(IndexWriter::create(&index_path(dir, id), keys)?);
         Ok(writer)
     }
 
@@ -237,7 +241,7 @@ impl SegmentWriter {
         self.rows
     }
 
-    /// Appends rows with their keys.
+    /// Appends rows with their keys: in ascending order, but for a multiset's hashes.
     pub(crate) fn write(&mut self, rows: &RecordBatch, keys: &Keys) -> Result<()> {
         if rows.num_rows() == 0 {
             return Ok(());
@@ -245,12 +249,21 @@ impl SegmentWriter {
         if let Some(data) = &mut self.data {
             data.write(rows).map_err(|e| self.failed(e))?;
         }
-        if self.rows == 0 {
-            self.min_key = keys.get(0).to_vec();
+        if self.model == Model::Multiset {
+            for i in 0..keys.len() {
+                let mut entry = [0; ROW_ENTRY];
+                entry[..HASH].copy_from_slice(keys.get(i));
+                entry[HASH..].copy_from_slice(&(self.rows + i as u32).to_be_bytes());
+                self.hashes.push(entry);
+            }
+        } else {
+            if self.rows == 0 {
+                self.min_key = keys.get(0).to_vec();
+            }
+            self.max_key = keys.get(keys.len() - 1).to_vec();
         }
-        self.max_key = keys.get(keys.len() - 1).to_vec();
         self.rows += rows.num_rows() as u32;
-        if self.unique
+        if self.model == Model::Unique
             && let Some(index) = &mut self.index
         {
             let path = index_path(&self.dir, self.id);
@@ -265,9 +278,18 @@ impl SegmentWriter {
     pub(crate) fn finish(mut self) -> Result<SegmentMeta> {
         let path = data_path(&self.dir, self.id);
         let io = |e| io_error(&path, "write a segment", e);
-        let (Some(data), Some(index)) = (self.data.take(), self.index.take()) else {
+        let (Some(data), Some(mut index)) = (self.data.take(), self.index.take()) else {
             return Err(Error::internal("a segment is finished twice"));
         };
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.sort_unstable();
+        if let (Some(first), Some(last)) = (hashes.first(), hashes.last()) {
+            (self.min_key, self.max_key) = (first[..HASH].to_vec(), last[..HASH].to_vec());
+        }
+        for entry in &hashes {
+            index.push_row(entry).map_err(|e| io_error(&index_path(&self.dir, self.id), "write an index file", e))?;
+        }
+        drop(hashes);
         let mut summed = data.into_inner().map_err(|e| self.failed(e))?;
         if !summed.block.is_empty() {
             summed.end_block().map_err(io)?;
@@ -281,6 +303,7 @@ impl SegmentWriter {
             rows: self.rows,
             data_len: summed.len,
             index_len,
+            shape: self.shape,
             columns: std::mem::take(&mut self.columns),
             min_key: std::mem::take(&mut self.min_key),
             max_key: std::mem::take(&mut self.max_key),

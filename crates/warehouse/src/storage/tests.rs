@@ -17,6 +17,8 @@ use super::value;
 use super::version::{Snapshot, TableView};
 use crate::catalog::{ColumnDef, Ddl, Model, TableDef};
 
+mod changes;
+
 fn name(table: &str) -> TableName {
     TableName::new("d", table)
 }
@@ -46,7 +48,7 @@ fn write(table: &str, columns: Vec<(&str, ArrayRef)>, ops: Option<Vec<i8>>) -> T
     let fields: Vec<_> = columns.iter().map(|(n, a)| Field::new(*n, a.data_type().clone(), true)).collect();
     let arrays = columns.into_iter().map(|(_, a)| a).collect();
     let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
-    TableWrite { table: name(table), rows, ops: ops.map(Int8Array::from) }
+    TableWrite::new(name(table), rows, ops.map(Int8Array::from))
 }
 
 fn upserts(table: &str, rows: impl IntoIterator<Item = (i64, i32)>) -> TableWrite {

@@ -88,6 +88,8 @@ pub struct TableView {
     pub(crate) layers: Vec<LayerView>,
     /// Rows that a reader sees, exactly.
     pub live_rows: u64,
+    /// The last transaction of this process that changed its rows; flush and compaction do not.
+    pub written: u64,
     delta: OnceLock<Vec<RecordBatch>>,
 }
 
@@ -98,6 +100,7 @@ impl Clone for TableView {
             segments: self.segments.clone(),
             layers: self.layers.clone(),
             live_rows: self.live_rows,
+            written: self.written,
             delta: OnceLock::new(),
         }
     }
@@ -108,7 +111,7 @@ const CHUNK_ROWS: usize = 8192;
 
 impl TableView {
     pub(crate) fn new(table: Arc<Table>) -> Self {
-        TableView { table, segments: Vec::new(), layers: Vec::new(), live_rows: 0, delta: OnceLock::new() }
+        TableView { table, segments: Vec::new(), layers: Vec::new(), live_rows: 0, written: 0, delta: OnceLock::new() }
     }
 
     /// The live rows in memory as rows of the table's current definition; computed once per version.

@@ -15,29 +15,51 @@ use super::layer::LayerKeys;
 use super::log::Log;
 use super::manifest::{Labels, Manifest, TableFiles};
 use super::merge::Moved;
-use super::prepare::{NewRows, Prepared};
+use super::prepare::{NewRows, Prepared, Puts};
 use super::record::{self, Entry, Place};
 use super::segment::{Segment, SegmentMeta};
+use super::stage::{self, Stage, Staged};
 use super::value;
 use super::version::{LayerView, SegmentView, Snapshot, TableView};
-use crate::catalog::{Ddl, Edit, Model};
+use crate::catalog::{Ddl, Edit, Model, Table};
+
+/// What to do about a table that does not hold what the source's changes say.
+pub(crate) const RESYNC: &str =
+    "the table is not as the source left it (was it changed by hand?): `freshet resync JOB TABLE` copies it again";
 
 /// Commits that share one fsync, at most.
 const GROUP: usize = 256;
 const GROUP_BYTES: usize = 16 << 20;
 
 /// What became of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Done {
     Yes,
     /// The table has changed since the write was prepared.
     Stale,
+    Found(Found),
+}
+
+/// Where rows are, in the newest version or in what is staged upon it.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) view: Arc<TableView>,
+    /// One for each key.
+    pub(crate) places: Vec<Option<(Place, u32)>>,
 }
 
 pub(crate) enum Work {
     Commit {
         label: Option<Label>,
         writes: Vec<Prepared>,
+        stage: Stage,
+    },
+    /// Looks keys of a Unique Key table up (ascending, each once).
+    Find {
+        table: u64,
+        version: u32,
+        keys: Keys,
+        stage: Stage,
     },
     Ddl {
         label: Option<Label>,
@@ -60,6 +82,9 @@ pub(crate) struct Command {
     pub(crate) reply: oneshot::Sender<Result<Done>>,
 }
 
+/// Rows by where they are.
+pub(crate) type Dead = Vec<(Place, RoaringBitmap)>;
+
 /// Keys of the delta's layers of one table, and the layer that grows.
 #[derive(Default)]
 struct TableKeys {
@@ -75,6 +100,7 @@ pub(crate) struct Writer {
     next_layer: u64,
     /// The log file in which each live layer begins.
     layer_files: HashMap<u64, u64>,
+    staged: Staged,
     /// Of this group.
     labels: HashSet<Label>,
     retired: Vec<Arc<Segment>>,
@@ -150,12 +176,16 @@ impl Writer {
 
     fn execute(&mut self, work: Work, group: &mut Vec<u8>) -> Result<Done> {
         match work {
-            Work::Commit { label, writes } => {
+            Work::Commit { label, writes, stage } => {
                 if label.as_ref().is_some_and(|l| self.known(l)) {
                     return Ok(Done::Yes);
                 }
-                self.commit(label, writes, group)
+                match stage {
+                    Stage::Part(part) => self.stage(&part, writes),
+                    stage => self.commit(label, writes, &stage, group),
+                }
             }
+            Work::Find { table, version, keys, stage } => self.find(table, version, &keys, &stage),
             Work::Ddl { label, ddl, now_micros } => {
                 if label.as_ref().is_some_and(|l| self.known(l)) {
                     return Ok(Done::Yes);
@@ -182,62 +212,194 @@ impl Writer {
         self.labels.extend(label);
     }
 
-    fn commit(&mut self, label: Option<Label>, writes: Vec<Prepared>, group: &mut Vec<u8>) -> Result<Done> {
-        // Everything that can fail comes before the first change.
+    /// Whether the writes were prepared for the tables as they are.
+    fn current(&self, writes: &[Prepared]) -> Result<bool> {
         let mut tables = HashSet::new();
-        for write in &writes {
-            let current = self.head.catalog.tables.get(&write.table);
-            if current.is_none_or(|t| t.version != write.version) {
-                return Ok(Done::Stale);
+        for write in writes {
+            let Some(view) = self.head.views.get(&write.table) else { return Ok(false) };
+            if view.table.version != write.version || write.seen.is_some_and(|seen| seen != view.written) {
+                return Ok(false);
             }
             if !tables.insert(write.table) {
                 return Err(Error::internal("two writes to one table in one transaction").with("table", write.table));
             }
         }
-        let mut resolved = Vec::with_capacity(writes.len());
-        for write in &writes {
-            resolved.push(self.resolve(write)?);
+        Ok(true)
+    }
+
+    fn commit(
+        &mut self,
+        label: Option<Label>,
+        writes: Vec<Prepared>,
+        stage: &Stage,
+        group: &mut Vec<u8>,
+    ) -> Result<Done> {
+        // Everything that can fail comes before the first change.
+        if !self.current(&writes)? {
+            return Ok(Done::Stale);
         }
         let mut body = record::begin(label.as_ref().map(|l| l.0.as_str()));
-        for (write, dead) in writes.into_iter().zip(resolved) {
-            // Half a transaction in the newest version could not be taken back.
-            let applied = self.bury(write.table, dead, &mut body).and_then(|()| self.append(write, &mut body));
-            applied.map_err(|e| self.shared.poison(e))?;
+        let mut base = self.head.clone();
+        base.version = self.log.next;
+        let mut kept = Vec::new();
+        self.staged.publish(stage, &mut base, &mut body, &mut kept)?;
+        let mut resolved = Vec::with_capacity(writes.len());
+        for write in &writes {
+            let Some(view) = base.views.get(&write.table) else { return Ok(Done::Stale) };
+            let view = self.staged.without_dead(write, view, stage);
+            let Some(dead) = self.resolve(write, &view)? else { return Ok(Done::Stale) };
+            let claimed = self.staged.claimed(write, &view, stage, |view, found| self.locate(write, view, found))?;
+            resolved.push((dead, claimed));
         }
+        self.head = base;
+        self.kept.append(&mut kept);
+        for (write, (dead, claimed)) in writes.into_iter().zip(resolved) {
+            let table = write.table;
+            // Half a transaction in the newest version could not be taken back.
+            let applied = self.bury(table, dead, &mut body).and_then(|()| self.append(write, &mut body));
+            if let Some((place, first)) = applied.map_err(|e| self.shared.poison(e))? {
+                self.staged.claim(table, claimed, place, first);
+            }
+        }
+        self.staged.finish(stage);
         self.log(group, label, &body);
         Ok(Done::Yes)
     }
 
-    /// The live rows that have one of the write's keys.
-    fn resolve(&self, write: &Prepared) -> Result<Vec<(Place, RoaringBitmap)>> {
-        let mut out = Vec::new();
-        let Some(view) = self.head.views.get(&write.table) else { return Ok(out) };
-        let keys = &write.keys;
+    /// Puts a part of a transaction aside, durable only when it is published.
+    fn stage(&mut self, part: &stage::Part, writes: Vec<Prepared>) -> Result<Done> {
+        if !self.current(&writes)? {
+            return Ok(Done::Stale);
+        }
+        if !self.staged.begin(part)? {
+            return Ok(Done::Yes);
+        }
+        let mut resolved = Vec::with_capacity(writes.len());
+        for write in &writes {
+            let Some(base) = self.head.views.get(&write.table) else { return Ok(Done::Stale) };
+            let view = self.staged.upon(base, &Stage::Part(part.clone()))?;
+            let Some(dead) = self.resolve(write, &view)? else { return Ok(Done::Stale) };
+            resolved.push(dead);
+        }
+        for (write, dead) in writes.into_iter().zip(resolved) {
+            self.staged.add(part, write, dead);
+        }
+        self.staged.end(part);
+        Ok(Done::Yes)
+    }
+
+    fn find(&self, table: u64, version: u32, keys: &Keys, stage: &Stage) -> Result<Done> {
+        let Some(base) = self.head.views.get(&table).filter(|v| v.table.version == version) else {
+            return Ok(Done::Stale);
+        };
+        let view = self.staged.upon(base, stage)?;
+        let mut places = vec![None; keys.len()];
+        self.locate_keys(&view, keys, |k, place, row| places[k as usize] = Some((place, row)))?;
+        Ok(Done::Found(Found { view, places }))
+    }
+
+    /// The live rows of `view` that die with this write; `None` when the rows have to be hashed again first.
+    fn resolve(&self, write: &Prepared, view: &TableView) -> Result<Option<Dead>> {
+        let mut out: Dead = Vec::new();
+        let mut found = |_, place, row| match out.last_mut() {
+            Some((last, dead)) if *last == place => {
+                dead.insert(row);
+            }
+            _ => out.push((place, RoaringBitmap::from_iter([row]))),
+        };
+        match &write.puts {
+            Puts::Nowhere => {}
+            Puts::Keyed(_) => self.locate_keys(view, &write.keys, found)?,
+            Puts::Multiset { deletes, .. } if write.keys.len() > 0 => {
+                let old = |s: &SegmentView| s.segment.meta.shape != view.table.shape && s.live_rows() > 0;
+                if view.segments.iter().any(old) {
+                    return Ok(None);
+                }
+                self.locate_rows(view, &write.keys, deletes, &mut found)?;
+            }
+            Puts::Multiset { .. } => {}
+        }
+        Ok(Some(out))
+    }
+
+    fn locate(&self, write: &Prepared, view: &TableView, found: &mut dyn FnMut(u32, Place, u32)) -> Result<()> {
+        match &write.puts {
+            Puts::Keyed(_) => self.locate_keys(view, &write.keys, found),
+            Puts::Nowhere | Puts::Multiset { .. } => Ok(()),
+        }
+    }
+
+    /// Finds the live row of each key.
+    fn locate_keys(&self, view: &TableView, keys: &Keys, mut found: impl FnMut(u32, Place, u32)) -> Result<()> {
         let mut wanted: Vec<u32> = (0..keys.len() as u32).collect();
         for layer in view.layers.iter().rev() {
-            let Some(index) = self.keys.get(&write.table).and_then(|k| k.layers.get(&layer.id)) else { continue };
-            let mut dead = RoaringBitmap::new();
+            let Some(index) = self.layer_keys(view, layer) else { continue };
             wanted.retain(|k| match index.get(keys.get(*k as usize)) {
                 Some(row) if !layer.dead.contains(row) => {
-                    dead.insert(row);
+                    found(*k, Place::Layer(layer.id), row);
                     false
                 }
                 _ => true,
             });
-            if !dead.is_empty() {
-                out.push((Place::Layer(layer.id), dead));
-            }
         }
         for view in view.segments.iter().rev().filter(|v| v.live_rows() > 0) {
             if wanted.is_empty() {
                 break;
             }
-            let dead = find(view, keys, &mut wanted)?;
-            if !dead.is_empty() {
-                out.push((Place::Segment(view.segment.meta.id), dead));
-            }
+            search(view, keys, &mut wanted, &mut found)?;
         }
-        Ok(out)
+        Ok(())
+    }
+
+    /// Finds so many live rows of each hash.
+    fn locate_rows(
+        &self,
+        view: &TableView,
+        hashes: &Keys,
+        counts: &[u32],
+        mut found: impl FnMut(u32, Place, u32),
+    ) -> Result<()> {
+        let mut left = counts.to_vec();
+        let mut wanted: Vec<u32> = (0..hashes.len() as u32).collect();
+        for layer in view.layers.iter().rev() {
+            let Some(index) = self.layer_keys(view, layer) else { continue };
+            wanted.retain(|k| {
+                let left = &mut left[*k as usize];
+                let live = index.all(hashes.get(*k as usize)).filter(|row| !layer.dead.contains(*row));
+                for row in live.take(*left as usize) {
+                    *left -= 1;
+                    found(*k, Place::Layer(layer.id), row);
+                }
+                *left > 0
+            });
+        }
+        for view in view.segments.iter().rev().filter(|v| v.live_rows() > 0) {
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let place = Place::Segment(view.segment.meta.id);
+            view.segment.with_index(|index| {
+                index.lookup_rows(hashes, &wanted, |k, row| {
+                    let left = &mut left[k as usize];
+                    if !view.deletes.contains(row) {
+                        *left -= 1;
+                        found(k, place, row);
+                    }
+                    *left > 0
+                })
+            })?;
+            wanted.retain(|k| left[*k as usize] > 0);
+        }
+        match wanted.len() {
+            0 => Ok(()),
+            n => Err(Error::data(format!("{n} rows that are to be deleted are not there"))
+                .with("table", &view.table.name)
+                .hint(RESYNC)),
+        }
+    }
+
+    fn layer_keys(&self, view: &TableView, layer: &LayerView) -> Option<&LayerKeys> {
+        self.keys.get(&view.table.id)?.layers.get(&layer.id)
     }
 
     /// Marks rows as deleted.
@@ -249,14 +411,17 @@ impl Writer {
         Ok(())
     }
 
-    fn append(&mut self, write: Prepared, body: &mut Vec<u8>) -> Result<()> {
-        match write.rows {
-            None => {}
+    /// Returns where the new rows are: the place, and the number of the first.
+    fn append(&mut self, write: Prepared, body: &mut Vec<u8>) -> Result<Option<(Place, u32)>> {
+        let to = match write.rows {
+            None => None,
             Some(NewRows::Segment(segment)) => {
                 record::put_add(body, &segment.meta)?;
                 self.kept.push(Arc::clone(&segment));
+                let place = Place::Segment(segment.meta.id);
                 let view = view_mut(&mut self.head, write.table)?;
                 view.segments.push(SegmentView { segment, deletes: Arc::default() });
+                Some((place, 0))
             }
             Some(NewRows::Delta(rows, bytes)) => {
                 let keys = self.keys.entry(write.table).or_default();
@@ -267,13 +432,22 @@ impl Writer {
                 });
                 let index = keys.layers.entry(id).or_default();
                 let layer = layer_mut(view_mut(&mut self.head, write.table)?, id);
-                record::put_rows(body, (write.table, id, layer.rows), &bytes);
-                write.puts.iter().for_each(|k| index.push(write.keys.get(*k as usize)));
+                let first = layer.rows;
+                record::put_rows(body, (write.table, id, first), &bytes);
+                match &write.puts {
+                    Puts::Nowhere => {}
+                    Puts::Keyed(places) => places.iter().for_each(|k| index.push(write.keys.get(*k as usize))),
+                    Puts::Multiset { hashes, .. } => (0..hashes.len()).for_each(|i| index.push_also(hashes.get(i))),
+                }
                 layer.append(rows)?;
+                Some((Place::Layer(id), first))
             }
-        }
-        view_mut(&mut self.head, write.table)?.recount();
-        Ok(())
+        };
+        let written = self.log.next;
+        let view = view_mut(&mut self.head, write.table)?;
+        view.written = written;
+        view.recount();
+        Ok(to)
     }
 
     fn ddl(&mut self, label: Option<Label>, ddl: &[Ddl], now_micros: i64, group: &mut Vec<u8>) -> Result<Done> {
@@ -293,9 +467,24 @@ impl Writer {
             record::put_edit(&mut body, edit)?;
         }
         for edit in &edits {
-            self.retired.extend(apply_edit(&mut self.head, edit));
-            if let Edit::RemoveTable(id) | Edit::ClearTable(id) = edit {
-                self.keys.remove(id);
+            let shape = |head: &Snapshot, id| head.views.get(&id).map(|v| v.table.shape);
+            match edit {
+                Edit::RemoveTable(id) | Edit::ClearTable(id) => {
+                    self.retired.extend(apply_edit(&mut self.head, edit));
+                    self.keys.remove(id);
+                    self.staged.forget(*id);
+                    if let Some(view) = self.head.views.get_mut(id).map(Arc::make_mut) {
+                        view.written = self.log.next;
+                    }
+                }
+                Edit::PutTable(table) if shape(&self.head, table.id).is_some_and(|s| s != table.shape) => {
+                    apply_edit(&mut self.head, edit);
+                    // The hash table of what is in memory is made anew at once; segments wait until a delete needs them.
+                    let indexed = view_mut(&mut self.head, table.id).and_then(|view| index_layers(view));
+                    let layers = indexed.map_err(|e| self.shared.poison(e))?;
+                    self.keys.entry(table.id).or_default().layers = layers;
+                }
+                _ => drop(apply_edit(&mut self.head, edit)),
             }
         }
         self.log(group, label, &body);
@@ -321,6 +510,7 @@ impl Writer {
             }
         }
         moved.iter().for_each(|m| record::put_remove(&mut body, table, m.place));
+        self.staged.moved(table, moved, segment.as_ref().map(|s| s.meta.id));
         let view = view_mut(&mut self.head, table)?;
         for m in moved {
             self.retired.extend(remove(view, m.place));
@@ -361,31 +551,57 @@ impl Writer {
     }
 }
 
-/// The live rows of a segment that have one of the wanted keys; those are then no longer wanted.
-fn find(view: &SegmentView, keys: &Keys, wanted: &mut Vec<u32>) -> Result<RoaringBitmap> {
+/// Finds the live rows of a segment that have one of the wanted keys; those are then no longer wanted.
+fn search(
+    view: &SegmentView,
+    keys: &Keys,
+    wanted: &mut Vec<u32>,
+    found: &mut impl FnMut(u32, Place, u32),
+) -> Result<()> {
     let meta = &view.segment.meta;
     let from = wanted.partition_point(|k| keys.get(*k as usize) < meta.min_key.as_slice());
     let to = wanted.partition_point(|k| keys.get(*k as usize) <= meta.max_key.as_slice());
-    let mut dead = RoaringBitmap::new();
     if from >= to {
-        return Ok(dead);
+        return Ok(());
     }
-    let mut found = HashSet::new();
+    let mut here = HashSet::new();
     view.segment.with_index(|index| {
         index.lookup(keys, &wanted[from..to], |k, row| {
             if !view.deletes.contains(row) {
-                dead.insert(row);
-                found.insert(k);
+                here.insert(k);
+                found(k, Place::Segment(meta.id), row);
             }
         })
     })?;
-    if !found.is_empty() {
-        wanted.retain(|k| !found.contains(k));
+    if !here.is_empty() {
+        wanted.retain(|k| !here.contains(k));
     }
-    Ok(dead)
+    Ok(())
 }
 
-fn view_mut(head: &mut Snapshot, table: u64) -> Result<&mut TableView> {
+/// The keys of a table's layers.
+fn index_layers(view: &TableView) -> Result<HashMap<u64, LayerKeys>> {
+    let table: &Table = &view.table;
+    let mut out = HashMap::new();
+    if table.model == Model::Duplicate {
+        return Ok(out);
+    }
+    for layer in &view.layers {
+        let index: &mut LayerKeys = out.entry(layer.id).or_default();
+        for chunk in &layer.chunks {
+            let hashed = if table.model == Model::Multiset { &table.columns[..] } else { table.key() };
+            let columns = hashed.iter().map(|c| value::column_of(c, &chunk.rows));
+            let keys = key::of_rows(table, &columns.collect::<Result<Vec<_>>>()?)?;
+            match table.model {
+                Model::Multiset => (0..keys.len()).for_each(|i| index.push_also(keys.get(i))),
+                _ => (0..keys.len()).for_each(|i| index.push(keys.get(i))),
+            }
+        }
+    }
+    Ok(out)
+}
+
+pub(crate) fn view_mut(head: &mut Snapshot, table: u64) -> Result<&mut TableView> {
     head.views
         .get_mut(&table)
         .map(Arc::make_mut)
@@ -408,7 +624,7 @@ fn dead_rows(view: &TableView, place: Place) -> Option<&RoaringBitmap> {
 }
 
 /// Marks rows as deleted; false when the place is not there.
-fn bury(view: &mut TableView, place: Place, rows: &RoaringBitmap) -> bool {
+pub(crate) fn bury(view: &mut TableView, place: Place, rows: &RoaringBitmap) -> bool {
     let dead = match place {
         Place::Layer(id) => view.layers.iter_mut().find(|l| l.id == id).map(|l| &mut l.dead),
         Place::Segment(id) => view.segments.iter_mut().find(|s| s.segment.meta.id == id).map(|s| &mut s.deletes),
@@ -551,17 +767,7 @@ impl Recovery {
             let view = Arc::make_mut(view);
             view.layers.iter_mut().try_for_each(LayerView::coalesce)?;
             view.recount();
-            if view.table.model == Model::Duplicate {
-                continue;
-            }
-            for layer in &view.layers {
-                let index = keys.entry(*id).or_default().layers.entry(layer.id).or_default();
-                for chunk in &layer.chunks {
-                    let columns = view.table.key().iter().map(|c| value::column_of(c, &chunk.rows));
-                    let encoded = key::encode(&columns.collect::<Result<Vec<_>>>()?)?;
-                    (0..encoded.len()).for_each(|i| index.push(encoded.get(i)));
-                }
-            }
+            keys.insert(*id, TableKeys { layers: index_layers(view)?, open: None });
         }
         Ok(Writer {
             shared: Arc::clone(shared),
@@ -570,6 +776,7 @@ impl Recovery {
             keys,
             next_layer: self.next_layer,
             layer_files: self.layer_files,
+            staged: Staged::default(),
             labels: HashSet::new(),
             retired: Vec::new(),
             kept: Vec::new(),
