@@ -1,17 +1,20 @@
 //! The copy of a table: ranges of its key, each read by one SELECT in key order, at a time when everything before the
-//! low position is certainly visible.
+//! low position is certainly visible. Single rows are read back by their keys; `cut.rs` reads tables without a key.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::Schema;
 use freshet_core::schema::quote_name;
 use freshet_core::{BatchStream, Error, KeyRange, Position, Result, Split, TableSchema};
 
 use super::MySql;
 use super::binlog::gtid::GtidSet;
 use super::binlog::position::LogPosition;
-use super::discover::{definition, difference, snapshot_position};
+use super::discover::{Definition, definition, difference, gtids_at, snapshot_position};
 use super::key::Key;
 use super::text_values::{RowDecoder, TextBatches, expression, table_changed};
 use super::types::MysqlType;
@@ -29,7 +32,7 @@ impl MySql {
     /// Integer keys that are not too sparse are cut evenly: as they are unique, no split can hold more rows than it
     /// holds numbers. All others are cut by stepping through the key's index, which is exact and goes by the columns'
     /// own collations; that reads the index once.
-    pub(super) async fn cut(&self, table: &TableSchema, rows: u64) -> Result<Vec<Split>> {
+    pub(super) async fn cut_into_splits(&self, table: &TableSchema, rows: u64) -> Result<Vec<Split>> {
         let mut c = self.session().await?;
         let found = definition(&mut c, &table.name).await?.ok_or_else(|| gone(table))?;
         let key = Key::of(table, found.key_index.as_deref())?;
@@ -57,24 +60,74 @@ impl MySql {
         let mut c = self.session_at(&LogPosition::parse(low)?).await?;
         let context = |e: Error| table_changed(e).with("table", &table.name);
         open_snapshot(self, &mut c, table, low).await.map_err(context)?;
-        // From here on nobody can alter the table until the snapshot is closed.
-        c.execute(&format!("SELECT 1 FROM {} LIMIT 0", table.name.quoted())).await.map_err(context)?;
-        let found = definition(&mut c, &table.name).await?.ok_or_else(|| gone(table))?;
-        let schema = found.found.schema?;
-        if let Some(what) = difference(table, &schema) {
-            return Err(context(Error::schema("the table is no longer as it was when its copy began").because(what)));
-        }
+        let found = hold(&mut c, table).await?;
         let key = Key::of(table, found.key_index.as_deref())?;
-        let mut columns = Vec::with_capacity(table.columns.len());
-        for column in &table.columns {
-            let of = MysqlType::parse(&column.source_type).map_err(|e| context(e.with("column", &column.name)))?;
-            columns.push(expression(&format!("t.{}", quote_name(&column.name)), &of));
+        let sql = key.select(&columns_of(table)?, range)?;
+        self.batches(c, table, &sql).await
+    }
+
+    /// The rows that these keys have now. A statement takes only so many keys, so that it stays small.
+    pub(super) async fn rows_of_keys(
+        &self,
+        table: &Arc<TableSchema>,
+        keys: &RecordBatch,
+        low: &Position,
+    ) -> Result<RecordBatch> {
+        let mut c = self.session().await?;
+        open_snapshot(self, &mut c, table, low).await.map_err(|e| table_changed(e).with("table", &table.name))?;
+        hold(&mut c, table).await?;
+        let columns = columns_of(table)?;
+        let mut found = Vec::new();
+        for sql in Key::of(table, None)?.select_each(&columns, table, keys)? {
+            let mut rows = c.into_stream(&sql).await.map_err(|e| table_changed(e).with("table", &table.name))?;
+            let mut decoder = RowDecoder::new(table, self.address.decode)?;
+            while let Some(batch) = decoder.fill(&mut rows, table).await? {
+                found.push(batch);
+            }
+            c = rows.into_connection();
         }
-        let sql = key.select(&columns.join(", "), range)?;
-        let rows = c.into_stream(&sql).await.map_err(context)?;
+        let fields = Arc::new(Schema::new(table.arrow_fields()));
+        concat_batches(&fields, &found)
+            .map_err(|e| Error::internal("rows read back do not fit the table").with("table", &table.name).because(e))
+    }
+
+    /// Runs a statement that selects the table's columns.
+    pub(super) async fn batches(
+        &self,
+        c: Connection,
+        table: &Arc<TableSchema>,
+        sql: &str,
+    ) -> Result<Box<dyn BatchStream>> {
+        let rows = c.into_stream(sql).await.map_err(|e| table_changed(e).with("table", &table.name))?;
         let decoder = RowDecoder::new(table, self.address.decode)?;
         Ok(Box::new(TextBatches { rows, decoder, table: Arc::clone(table) }))
     }
+}
+
+/// From here to the end of the connection's transaction nobody can alter the table, and it is as `table` says.
+///
+/// # Errors
+/// `Schema` when it is not.
+pub(super) async fn hold(c: &mut Connection, table: &TableSchema) -> Result<Definition> {
+    let context = |e: Error| table_changed(e).with("table", &table.name);
+    c.execute(&format!("SELECT 1 FROM {} LIMIT 0", table.name.quoted())).await.map_err(context)?;
+    let found = definition(c, &table.name).await?.ok_or_else(|| gone(table))?;
+    let schema = found.found.schema.clone()?;
+    match difference(table, &schema) {
+        Some(what) => Err(context(Error::schema("the table is no longer as it was when its copy began").because(what))),
+        None => Ok(found),
+    }
+}
+
+/// The table's columns as a statement selects them from `t`.
+pub(super) fn columns_of(table: &TableSchema) -> Result<String> {
+    let mut columns = Vec::with_capacity(table.columns.len());
+    for column in &table.columns {
+        let of = MysqlType::parse(&column.source_type)
+            .map_err(|e| e.with("column", &column.name).with("table", &table.name))?;
+        columns.push(expression(&format!("t.{}", quote_name(&column.name)), &of));
+    }
+    Ok(columns.join(", "))
 }
 
 fn gone(table: &TableSchema) -> Error {
@@ -130,7 +183,7 @@ async fn open_snapshot(source: &MySql, c: &mut Connection, table: &TableSchema, 
     const OPEN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT";
     let low = LogPosition::parse(low)?;
     if c.server.flavour == Flavour::MariaDb {
-        return snapshot_at(c, &low).await;
+        return snapshot_at(c, &low).await.map(drop);
     }
     if let Some(gtids @ GtidSet::MySql(_)) = low.known_gtids() {
         let rows = c.query(&format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{gtids}', {VISIBLE_SECONDS})")).await?;
@@ -148,8 +201,8 @@ async fn open_snapshot(source: &MySql, c: &mut Connection, table: &TableSchema, 
     opened
 }
 
-/// MariaDB: opens snapshots until one is at or behind `low`.
-async fn snapshot_at(c: &mut Connection, low: &LogPosition) -> Result<()> {
+/// MariaDB: opens snapshots until one is at or behind `low`; gives its place.
+pub(super) async fn snapshot_at(c: &mut Connection, low: &LogPosition) -> Result<LogPosition> {
     let attempts = VISIBLE_SECONDS * 1000 / VISIBLE_PAUSE.as_millis() as u32;
     for _ in 0..attempts {
         c.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
@@ -157,7 +210,10 @@ async fn snapshot_at(c: &mut Connection, low: &LogPosition) -> Result<()> {
         let here = LogPosition::at(file, offset, None);
         let there = LogPosition { gtids: None, ..low.clone() };
         match here.compare(&there) {
-            Some(Ordering::Greater | Ordering::Equal) => return Ok(()),
+            Some(Ordering::Greater | Ordering::Equal) => {
+                let gtids = gtids_at(c, &here.file, here.offset).await?;
+                return Ok(LogPosition { gtids, ..here });
+            }
             Some(Ordering::Less) => c.execute("ROLLBACK").await?,
             None => {
                 return Err(Error::source_state("the server's log is not the one in which the copy began")

@@ -10,7 +10,7 @@ use freshet_core::{
 use super::MySql;
 use super::binlog::gtid::GtidSet;
 use super::binlog::position::LogPosition;
-use super::ddl::{UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text};
+use super::ddl::{GENERATED_MARK, UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text};
 use super::server_state::identity;
 use super::types::{Charsets, MysqlType};
 use super::wire::{Connection, Flavour, Row, server_error_number};
@@ -96,14 +96,14 @@ pub(super) async fn snapshot_position(c: &mut Connection) -> Result<(String, u64
 }
 
 /// MariaDB: the transactions before a place of the log.
-async fn gtids_at(c: &mut Connection, file: &str, offset: u64) -> Result<Option<GtidSet>> {
+pub(super) async fn gtids_at(c: &mut Connection, file: &str, offset: u64) -> Result<Option<GtidSet>> {
     let sql = format!("SELECT BINLOG_GTID_POS({}, {offset})", quote_text(file));
     let rows = c.query(&sql).await?;
     Ok(rows.first().and_then(|r| r.get_str(0)).and_then(GtidSet::parse))
 }
 
 /// The end of the log.
-async fn written_position(c: &mut Connection) -> Result<LogPosition> {
+pub(super) async fn written_position(c: &mut Connection) -> Result<LogPosition> {
     let rows = log_status(c).await?;
     let row = rows.first().ok_or_else(binlog_off)?;
     let file = row.named("File").ok_or_else(binlog_off)?.to_string();
@@ -314,8 +314,10 @@ impl Description<'_> {
         if declared == "longtext character set utf8mb4" && self.is_json(&name) {
             of = MysqlType::Json;
         }
+        let generated = ["VIRTUAL GENERATED", "STORED GENERATED"].iter().any(|g| extra.contains(g));
         let default = match row.get_str(3) {
             None => None,
+            _ if generated => None,
             // MySQL marks expressions, the time of the statement among them; MariaDB writes all as in a statement.
             Some(sql) if self.mariadb || extra.contains("DEFAULT_GENERATED") => default_of_sql(sql, &of),
             Some("CURRENT_TIMESTAMP") if matches!(of, MysqlType::DateTime { .. } | MysqlType::Timestamp { .. }) => {
@@ -329,7 +331,7 @@ impl Description<'_> {
             nullable: text(4) == "YES",
             default,
             comment: text(8).to_string(),
-            source_type: of.to_string(),
+            source_type: format!("{of}{}", if generated { GENERATED_MARK } else { "" }),
         })
     }
 

@@ -3,10 +3,15 @@
 
 use std::fmt::Write;
 
+use arrow::array::{Array, RecordBatch, StringArray};
 use freshet_core::schema::quote_name;
-use freshet_core::{Error, KeyRange, Result, TableSchema};
+use freshet_core::{Error, KeyRange, Result, TableSchema, text};
 
 use super::types::MysqlType;
+
+/// Keys, and bytes of their literals, at which a statement that reads rows back takes no more.
+const KEYS_MAX: usize = 500;
+const KEYS_BYTES: usize = 128 << 10;
 
 /// The key of a table.
 pub(super) struct Key {
@@ -83,6 +88,51 @@ impl Key {
         let names: Vec<_> = self.columns.iter().map(|(name, _)| name.as_str()).collect();
         let _ = write!(sql, " ORDER BY {}", names.join(", "));
         Ok(sql)
+    }
+
+    /// `SELECT columns FROM the table WHERE the key is one of these`, in as many statements as it takes. `keys` has the
+    /// key's columns in the key's order.
+    ///
+    /// # Errors
+    /// `Internal` when the columns are not the key's; `Data` when a value is none of its column.
+    pub(super) fn select_each(&self, columns: &str, table: &TableSchema, keys: &RecordBatch) -> Result<Vec<String>> {
+        let places = table.key_indexes();
+        if keys.num_columns() != places.len() {
+            return Err(Error::internal("keys have other columns than the table's key").with("table", &table.name));
+        }
+        let texts = places
+            .iter()
+            .zip(keys.columns())
+            .map(|(place, values)| text::render(values, &table.columns[*place].data_type))
+            .collect::<Result<Vec<StringArray>>>()?;
+        let select = format!("SELECT {columns} FROM {} AS t WHERE ", self.table);
+        let (mut statements, mut open) = (Vec::<String>::new(), 0);
+        for row in 0..keys.num_rows() {
+            let one = self.equals(&texts, row)?;
+            match statements.last_mut() {
+                Some(sql) if open < KEYS_MAX && sql.len() + one.len() < KEYS_BYTES => {
+                    let _ = write!(sql, " OR {one}");
+                    open += 1;
+                }
+                _ => {
+                    statements.push(format!("{select}{one}"));
+                    open = 1;
+                }
+            }
+        }
+        Ok(statements)
+    }
+
+    /// That the key is the one of this row; equalities joined by AND and OR are what every server makes ranges of.
+    fn equals(&self, texts: &[StringArray], row: usize) -> Result<String> {
+        let mut parts = Vec::with_capacity(self.columns.len());
+        for ((name, of), values) in self.columns.iter().zip(texts) {
+            let value = (!values.is_null(row)).then(|| values.value(row));
+            let literal = value.and_then(|text| literal(of, text));
+            let literal = literal.ok_or_else(|| Error::data(format!("{value:?} is no value of the key's {name}")))?;
+            parts.push(format!("{name} = {literal}"));
+        }
+        Ok(format!("({})", parts.join(" AND ")))
     }
 
     /// Keys at or above (`>`), or below (`<`) a bound. The comparison of several columns is written out, because row

@@ -11,9 +11,13 @@
 pub mod binlog;
 mod check;
 mod copy;
+mod cut;
 pub mod ddl;
 mod discover;
 mod key;
+#[cfg(test)]
+mod live;
+mod replica_id;
 mod server_state;
 pub(in crate::mysql) mod side_effects;
 mod text_values;
@@ -34,6 +38,7 @@ use freshet_core::{
 
 use binlog::StreamOptions;
 use binlog::position::LogPosition;
+use replica_id::ReplicaId;
 use server_state::ServerState;
 use side_effects::SideEffects;
 pub use types::{Charset, Charsets, DecodeOptions, MysqlType, ZeroDates};
@@ -43,8 +48,8 @@ use wire::{Connection, Flavour};
 /// A MySQL or MariaDB server. Connections are opened when they are needed.
 pub struct MySql {
     address: Address,
-    /// Our number as a replica for lane 0.
-    server_id: u32,
+    /// Our numbers as a replica.
+    replica: Arc<ReplicaId>,
 }
 
 impl MySql {
@@ -54,9 +59,8 @@ impl MySql {
     /// `Config` when the URL is wrong.
     pub fn new(url: &str) -> Result<Self> {
         let address = Address::parse(url)?;
-        // Two replicas of the same number throw each other out, so that every process draws one of its own.
-        let server_id = address.server_id.unwrap_or_else(|| fastrand::u32(1 << 24..1 << 31));
-        Ok(MySql { address, server_id })
+        let replica = Arc::new(ReplicaId::new(address.server_id));
+        Ok(MySql { address, replica })
     }
 
     /// What the URL says.
@@ -118,19 +122,19 @@ impl Source for MySql {
     }
 
     async fn splits(&self, table: &TableSchema, rows: u64) -> Result<Vec<Split>> {
-        self.cut(table, rows).await
+        self.cut_into_splits(table, rows).await
     }
 
     async fn read(&self, table: &Arc<TableSchema>, split: &Split, low: &Position) -> Result<Box<dyn BatchStream>> {
         self.read_range(table, &split.range, low).await
     }
 
-    async fn cut(&self, table: &Arc<TableSchema>, _low: &Position) -> Result<Cut> {
-        Err(Error::unsupported("tables without a key are not copied yet").with("table", &table.name))
+    async fn cut(&self, table: &Arc<TableSchema>, low: &Position) -> Result<Cut> {
+        self.cut_whole(table, low).await
     }
 
-    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch, _low: &Position) -> Result<RecordBatch> {
-        Err(Error::unsupported("rows are not read back yet").with("table", &table.name))
+    async fn rows_of(&self, table: &Arc<TableSchema>, keys: &RecordBatch, low: &Position) -> Result<RecordBatch> {
+        self.rows_of_keys(table, keys, low).await
     }
 
     async fn end(&self, from: Option<&Position>) -> Result<LogEnd> {
@@ -141,7 +145,7 @@ impl Source for MySql {
         let mut c = self.session().await?;
         let state = ServerState::ask(&mut c).await?;
         state.admits(&LogPosition::parse(&request.from)?)?;
-        let mut options = StreamOptions::new(self.server_id.wrapping_add(request.lane).max(1));
+        let mut options = StreamOptions::new(self.replica.for_lane(&mut c, request.lane).await?);
         options.server = Some(state.identity);
         options.decode = self.address.decode;
         options.charsets = discover::charsets(&mut c).await?;
@@ -149,7 +153,8 @@ impl Source for MySql {
         options.side_effects = SideEffects::ask(&mut c).await?;
         options.look_ahead = may_log_rollbacks(&mut c).await?;
         options.lower_case_names = rows.first().and_then(|r| r.number(0)) == Some(1_u8);
-        Ok(Box::new(binlog::open(c, &self.address.connect, &request, options).await?))
+        let stream = binlog::open(c, &self.address.connect, &request, options).await?;
+        Ok(Box::new(stream.with_replica(Arc::clone(&self.replica))))
     }
 
     /// A server keeps its log as long as its own settings say.

@@ -7,7 +7,7 @@ use arrow::array::builder::{
     BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder, DurationMicrosecondBuilder,
     PrimitiveBuilder, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::*;
 use async_trait::async_trait;
 use freshet_core::text::{civil_from_days, days_from_civil};
@@ -169,6 +169,27 @@ impl Values {
     }
 }
 
+/// A value that a server printed, as the only one of an array; `None`: it is none of that type. Bytes are hexadecimal
+/// digits.
+pub(super) fn constant(of: &MysqlType, printed: &str, options: DecodeOptions) -> Option<ArrayRef> {
+    let mut values = Values::new(&of.data_type().to_arrow()).ok()?;
+    match of {
+        MysqlType::Binary { .. } | MysqlType::VarBinary { .. } | MysqlType::Blob { .. } => {
+            values.append(Some(&unhex(printed)?), options)?;
+        }
+        _ => values.append(Some(printed.as_bytes()), options)?,
+    }
+    // Copied out of buffers that have room for a whole batch.
+    arrow::compute::take(&values.finish(0), &UInt32Array::from(vec![0]), None).ok()
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let bytes = pairs.iter().map(|[a, b]| Some(digit(*a)? << 4 | digit(*b)?)).collect();
+    if rest.is_empty() { bytes } else { None }
+}
+
 /// Makes batches of rows in the text protocol.
 pub(super) struct RowDecoder {
     schema: SchemaRef,
@@ -222,6 +243,34 @@ impl RowDecoder {
         self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES
     }
 
+    /// The next batch of a result, `None` at its end.
+    ///
+    /// # Errors
+    /// The server's; `Data` for values that do not fit.
+    pub(super) async fn fill(
+        &mut self,
+        rows: &mut TextRows<Connection>,
+        table: &TableSchema,
+    ) -> Result<Option<RecordBatch>> {
+        let context = |e: Error| table_changed(e).with("table", &table.name);
+        while !self.is_full() {
+            while let Some(payload) = rows.buffered().map_err(context)? {
+                self.append(payload).map_err(context)?;
+                if self.is_full() {
+                    break;
+                }
+            }
+            if self.is_full() {
+                break;
+            }
+            match rows.next().await.map_err(context)? {
+                Some(payload) => self.append(payload).map_err(context)?,
+                None => break,
+            }
+        }
+        if self.rows == 0 { Ok(None) } else { self.finish().map(Some) }
+    }
+
     fn finish(&mut self) -> Result<RecordBatch> {
         let columns = self.columns.iter_mut().zip(&self.widths).map(|(c, bytes)| c.finish(*bytes)).collect();
         self.widths.fill(0);
@@ -253,23 +302,7 @@ pub(super) struct TextBatches {
 impl BatchStream for TextBatches {
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
         let TextBatches { rows, decoder, table } = self;
-        let context = |e: Error| table_changed(e).with("table", &table.name);
-        while !decoder.is_full() {
-            while let Some(payload) = rows.buffered().map_err(context)? {
-                decoder.append(payload).map_err(context)?;
-                if decoder.is_full() {
-                    break;
-                }
-            }
-            if decoder.is_full() {
-                break;
-            }
-            match rows.next().await.map_err(context)? {
-                Some(payload) => decoder.append(payload).map_err(context)?,
-                None => break,
-            }
-        }
-        if decoder.rows == 0 { Ok(None) } else { decoder.finish().map(Some) }
+        decoder.fill(rows, table).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use freshet_core::nearest::nearest;
 use freshet_core::secret::redact_url;
 use freshet_core::{Error, Result, Secret};
 use percent_encoding::percent_decode_str;
@@ -114,32 +115,15 @@ impl Address {
                 _ => return Err(wrong("it is a number from 1 to 64")),
             },
             _ => {
-                let near = OPTIONS.iter().map(|o| (distance(name, o), o)).min().filter(|(d, _)| *d <= 3);
-                return Err(Error::config(format!("option {name} of the source's URL is not known")).hint(
-                    match near {
-                        Some((_, option)) => format!("did you mean {option}?"),
-                        None => format!("options are {}", OPTIONS.join(", ")),
-                    },
-                ));
+                let hint = match nearest(name, OPTIONS) {
+                    Some(option) => format!("did you mean {option}?"),
+                    None => format!("options are {}", OPTIONS.join(", ")),
+                };
+                return Err(Error::config(format!("option {name} of the source's URL is not known")).hint(hint));
             }
         }
         Ok(())
     }
-}
-
-/// Edits between two short words (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(32).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(32).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.iter().enumerate() {
-            let change = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

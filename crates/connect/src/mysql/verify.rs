@@ -25,9 +25,15 @@ impl MySql {
             columns.push(text_expression(&format!("t.{}", quote_name(&column.name)), &of));
             how.push(rendering(&of));
         }
-        let found = definition(&mut c, &table.name).await?;
-        let index = found.and_then(|d| d.key_index);
-        let sql = Key::of(table, index.as_deref())?.select(&columns.join(", "), range)?;
+        let columns = columns.join(", ");
+        let sql = match table.has_key() {
+            true => {
+                let index = definition(&mut c, &table.name).await?.and_then(|d| d.key_index);
+                Key::of(table, index.as_deref())?.select(&columns, range)?
+            }
+            // A multiset: the order means nothing, and there are no ranges.
+            false => format!("SELECT {columns} FROM {} AS t", table.name.quoted()),
+        };
         let rows = c.into_stream(&sql).await.map_err(context)?;
         let decoder = RowDecoder::canonical(table, how, self.address.decode);
         Ok(Box::new(TextBatches { rows, decoder, table: Arc::clone(table) }))

@@ -6,7 +6,7 @@
 //! one; a transaction that is larger than the limit is handed out in parts.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -67,8 +67,10 @@ pub(super) struct Log {
     options: StreamOptions,
     mariadb: bool,
     pattern: TablePattern,
-    /// The followed tables with the schemas in force here.
+    /// The followed and the watched tables with the schemas in force here.
     schemas: Schemas,
+    /// Those of them whose rows are left out.
+    watched: HashSet<TableName>,
     maps: HashMap<u64, Mapped>,
     decoders: Vec<TableDecoder>,
     by_name: HashMap<TableName, usize>,
@@ -128,7 +130,8 @@ impl Log {
             options,
             mariadb,
             pattern: request.pattern.clone(),
-            schemas: request.tables.iter().map(|t| (t.name.clone(), Arc::clone(t))).collect(),
+            schemas: request.tables.iter().chain(&request.watched).map(|t| (t.name.clone(), Arc::clone(t))).collect(),
+            watched: request.watched.iter().map(|t| t.name.clone()).collect(),
             maps: HashMap::new(),
             decoders: Vec::new(),
             by_name: HashMap::new(),
@@ -309,6 +312,9 @@ impl Log {
 
     /// The decoder for rows behind a table map, if its table is followed.
     fn decoder_of(&mut self, body: &[u8]) -> Result<Option<usize>> {
+        if !self.watched.is_empty() && TableMap::name(body).is_some_and(|name| self.watched.contains(&name)) {
+            return Ok(None);
+        }
         let Some(map) = TableMap::parse(body) else {
             // Perhaps a type that we don't know: that matters only if the table is followed.
             let Some(name) = TableMap::name(body) else { return Err(self.corrupt("a table map is malformed")) };
@@ -324,7 +330,7 @@ impl Log {
         {
             return Ok(Some(at));
         }
-        match TableDecoder::new(schema, &map, self.options.decode) {
+        match TableDecoder::new(schema, &map, self.options.decode, self.mariadb) {
             Ok(decoder) => {
                 // One decoder a table: rows of a map that differs, with the same schema, cannot be.
                 let at = *self.by_name.entry(map.name).or_insert(self.decoders.len());
@@ -332,7 +338,7 @@ impl Log {
                     self.decoders.push(decoder);
                 } else {
                     let old = std::mem::replace(&mut self.decoders[at], decoder).take()?;
-                    self.output.extend(old.map(Event::Rows));
+                    self.output.extend(old.into_iter().map(Event::Rows));
                 }
                 Ok(Some(at))
             }
@@ -415,7 +421,7 @@ impl Log {
         let key = self.schemas.get(parent).map(|s| s.key.clone()).unwrap_or_default();
         let effects = &self.options.side_effects;
         for cascade in effects.of(parent, change == Change::Delete, key_changed.map(|changed| (changed, &*key))) {
-            if self.schemas.contains_key(&cascade.child) {
+            if self.schemas.contains_key(&cascade.child) && !self.watched.contains(&cascade.child) {
                 let error = cascade.error();
                 self.suspend(&cascade.child, error.with("log position", self.place()));
             }
@@ -741,7 +747,7 @@ impl Log {
     fn hand_out_rows(&mut self) -> Result<()> {
         (self.rows, self.bytes) = (0, 0);
         for decoder in &mut self.decoders {
-            self.output.extend(decoder.take()?.map(Event::Rows));
+            self.output.extend(decoder.take()?.into_iter().map(Event::Rows));
         }
         Ok(())
     }
@@ -749,6 +755,7 @@ impl Log {
     /// The table is no longer followed. What is gathered of it is dropped: it is parked at the last commit.
     fn suspend(&mut self, table: &TableName, error: Error) {
         self.schemas.remove(table);
+        self.watched.remove(table);
         self.forget_decoder(table);
         self.output.push_back(Event::Suspend { table: table.clone(), error });
     }
@@ -846,6 +853,7 @@ impl Log {
         };
         tables.sort();
         tables.dedup();
+        tables.retain(|t| !self.watched.contains(t));
         for table in tables {
             let error = Error::unsupported("a change is in the log as a statement, not as rows")
                 .with("statement", shortened(text))
@@ -925,6 +933,7 @@ impl Log {
             self.hand_out_rows()?;
         }
         self.schemas = schemas;
+        watch_on(&mut self.watched, &steps);
         self.maps.clear();
         self.decoders.clear();
         self.by_name.clear();
@@ -983,6 +992,17 @@ fn after(schemas: &Schemas, steps: &[(TableName, TableChange)]) -> Result<Schema
         }
     }
     Ok(schemas)
+}
+
+/// A watched table stays one under its new name; what is created under the name of one that is gone is followed.
+fn watch_on(watched: &mut HashSet<TableName>, steps: &[(TableName, TableChange)]) {
+    for (table, change) in steps {
+        match change {
+            TableChange::RenameTable { to } if watched.remove(table) => drop(watched.insert(to.clone())),
+            TableChange::DropTable | TableChange::CreateTable(_) => drop(watched.remove(table)),
+            _ => {}
+        }
+    }
 }
 
 /// The head of a row event: the number of its table map, and what is behind the post-header.

@@ -86,6 +86,9 @@ pub async fn open(
 /// Says what we can take, and how often we want to hear something. Gives whether events will carry checksums.
 async fn prepare(connection: &mut Connection, options: &StreamOptions) -> Result<bool> {
     let period = options.heartbeat.as_nanos();
+    // MySQL tells replicas apart by this rather than by their numbers, when they have one.
+    connection.execute("SET @replica_uuid = UUID()").await?;
+    connection.execute("SET @slave_uuid = @replica_uuid").await?;
     connection
         .execute(&format!("SET @master_heartbeat_period = {period}, @source_heartbeat_period = {period}"))
         .await?;

@@ -1,14 +1,21 @@
 //! Row events, straight into the Arrow builders of their table.
+//!
+//! Servers may be told to log a part of each row only (`binlog_row_image`, `SET` by every session as it likes), and
+//! what a missing column means depends on the event. In an insert it is the column's default, which is filled in here.
+//! In an update it is unchanged: the old image is looked at next, and what neither holds stays absent from the batch.
+//! A batch has rows of one set of columns; where the set changes, the next one begins.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, Int8Array};
+use arrow::array::{ArrayRef, BooleanArray, Int8Array};
 use arrow::compute::filter_record_batch;
-use freshet_core::batch::{OP_DELETE, OP_UPSERT};
-use freshet_core::{ChangeBatch, Error, Result, TableSchema};
+use freshet_core::batch::{OP_DELETE, OP_MOVE, OP_UPSERT};
+use freshet_core::{ChangeBatch, DefaultValue, Error, Result, TableSchema};
 
-use super::super::types::{DecodeOptions, MysqlType};
+use super::super::ddl::{GENERATED_MARK, UNIQUE_KEY_MARK, implicit_default};
+use super::super::text_values::constant;
+use super::super::types::{DecodeOptions, MysqlType, ZeroDates};
 use super::super::wire::Cursor;
 use super::columns::{Bad, Builder, Plan, plan};
 use super::table_map::{TableMap, WireColumn};
@@ -21,9 +28,27 @@ pub(super) enum Change {
     Delete,
 }
 
+/// What an insert means by not naming a column.
+enum Fill {
+    Null,
+    Value(ArrayRef),
+    /// It cannot be told, for this reason.
+    Unknown(String),
+}
+
+/// A column of a row image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cell<'a> {
+    Absent,
+    Null,
+    Value(&'a [u8]),
+}
+
 /// Decodes the rows of one table in one schema and gathers them.
 pub(super) struct TableDecoder {
     schema: Arc<TableSchema>,
+    options: DecodeOptions,
+    mariadb: bool,
     /// What the plans were made for.
     wire: Vec<WireColumn>,
     plans: Vec<Plan>,
@@ -31,8 +56,15 @@ pub(super) struct TableDecoder {
     key: Vec<bool>,
     /// The number of columns up to the last one of the key.
     key_end: usize,
+    /// What absent columns of inserts are; made when the first one is met.
+    fills: Option<Vec<Fill>>,
+    /// Which columns the rows in the builders have.
+    present: Vec<bool>,
     builders: Vec<Builder>,
     ops: Vec<i8>,
+    /// Batches before those rows.
+    ready: Vec<ChangeBatch>,
+    ready_rows: usize,
     /// Rows of transactions that are complete.
     committed: usize,
     /// Updates that changed the key, ever.
@@ -46,7 +78,12 @@ impl TableDecoder {
     ///
     /// # Errors
     /// `Schema` when the log's columns are not those of the schema.
-    pub(super) fn new(schema: &Arc<TableSchema>, map: &TableMap, options: DecodeOptions) -> Result<Self> {
+    pub(super) fn new(
+        schema: &Arc<TableSchema>,
+        map: &TableMap,
+        options: DecodeOptions,
+        mariadb: bool,
+    ) -> Result<Self> {
         let disagree = |what: String| {
             Error::schema(format!("rows in the log do not fit the table's schema: {what}"))
                 .with("table", &schema.name)
@@ -74,15 +111,20 @@ impl TableDecoder {
         let keys = schema.key_indexes();
         let key: Vec<bool> = (0..plans.len()).map(|i| keys.is_empty() || keys.contains(&i)).collect();
         let key_end = key.iter().rposition(|k| *k).map_or(0, |last| last + 1);
-        let wire = map.columns.clone();
         Ok(TableDecoder {
             schema: Arc::clone(schema),
-            wire,
+            options,
+            mariadb,
+            wire: map.columns.clone(),
+            fills: None,
+            present: vec![true; plans.len()],
             plans,
             key,
             key_end,
             builders,
             ops: Vec::new(),
+            ready: Vec::new(),
+            ready_rows: 0,
             committed: 0,
             discarded: Vec::new(),
             key_changes: 0,
@@ -100,24 +142,24 @@ impl TableDecoder {
 
     /// Rows gathered.
     pub(super) fn rows(&self) -> usize {
-        self.ops.len()
+        self.ready_rows + self.ops.len()
     }
 
     /// Rows of the transaction that is not complete.
     pub(super) fn uncommitted(&self) -> usize {
-        self.ops.len() - self.committed
+        self.rows() - self.committed
     }
 
     /// The transaction is complete.
     pub(super) fn commit(&mut self) {
-        self.committed = self.ops.len();
+        self.committed = self.rows();
     }
 
     /// Throws rows away that were rolled back: of the transaction that is not complete those from this ordinal on.
     pub(super) fn discard_from(&mut self, row: usize) {
         let from = row.max(self.committed);
-        if from < self.ops.len() {
-            self.discarded.push(from..self.ops.len());
+        if from < self.rows() {
+            self.discarded.push(from..self.rows());
         }
     }
 
@@ -131,17 +173,21 @@ impl TableDecoder {
         if columns != self.plans.len() as u64 {
             return Err(self.malformed());
         }
-        let bitmaps = if change == Change::Update { 2 } else { 1 };
-        for _ in 0..bitmaps {
-            let present = c.take(self.plans.len().div_ceil(8)).ok_or_else(|| self.malformed())?;
-            if let Some(missing) = (0..self.plans.len()).find(|i| !bit(present, *i)) {
-                return Err(Error::unsupported("the log holds rows without all of their columns")
-                    .with("table", &self.schema.name)
-                    .with("column", &self.schema.columns[missing].name)
-                    .hint("SET GLOBAL binlog_row_image = 'FULL', also in sessions that set it themselves, and sync the table anew"));
-            }
+        let count = self.plans.len();
+        let first = c.take(count.div_ceil(8)).ok_or_else(|| self.malformed())?;
+        let second = match change {
+            Change::Update => c.take(count.div_ceil(8)).ok_or_else(|| self.malformed())?,
+            _ => first,
+        };
+        let before = self.rows();
+        if !(0..count).all(|i| bit(first, i) && bit(second, i)) {
+            let columns = |bits| (0..count).map(|i| bit(bits, i)).collect::<Vec<bool>>();
+            self.apply_partial(change, &mut c, &columns(first), &columns(second))?;
+            return Ok(self.rows() - before);
         }
-        let before = self.ops.len();
+        if self.present.contains(&false) {
+            self.switch_to(&vec![true; count])?;
+        }
         while !c.is_empty() {
             match change {
                 Change::Insert => self.append(&mut c, OP_UPSERT)?,
@@ -149,7 +195,7 @@ impl TableDecoder {
                 Change::Update => self.update(&mut c)?,
             }
         }
-        Ok(self.ops.len() - before)
+        Ok(self.rows() - before)
     }
 
     /// Decodes an image as a row. A delete takes only what identifies the row.
@@ -221,29 +267,201 @@ impl TableDecoder {
         Ok(false)
     }
 
-    /// What was gathered as one batch; `None` when that is nothing.
+    // Rows without all of their columns.
+
+    /// `first` and `second` say which columns the event's images hold: an update has an old and a new one.
+    fn apply_partial(&mut self, change: Change, c: &mut Cursor<'_>, first: &[bool], second: &[bool]) -> Result<()> {
+        let all = vec![true; self.plans.len()];
+        let either: Vec<bool> = first.iter().zip(second).map(|(a, b)| a | b).collect();
+        let key_absent = |image: &[bool]| (0..all.len()).find(|i| self.key[*i] && !image[*i]);
+        if change != Change::Insert
+            && let Some(missing) = key_absent(first)
+        {
+            return Err(self.not_logged(missing, "which identifies the row"));
+        }
+        match change {
+            Change::Insert => {
+                self.switch_to(&all)?;
+                if self.fills.is_none() {
+                    self.fills = Some(self.fills()?);
+                }
+            }
+            // A delete's other columns mean nothing, so that it fits in wherever it comes.
+            Change::Delete => {}
+            Change::Update => {
+                let unknown = |i: &usize| self.mariadb && !either[*i] && self.is_generated(*i);
+                if let Some(generated) = (0..all.len()).find(unknown) {
+                    return Err(self.not_logged(generated, "which the server computes"));
+                }
+                self.switch_to(&either)?;
+            }
+        }
+        let moved = if either.iter().all(|p| *p) { OP_DELETE } else { OP_MOVE };
+        while !c.is_empty() {
+            let old = self.image(c, first)?;
+            match change {
+                Change::Insert => self.append_cells(&old, OP_UPSERT)?,
+                Change::Delete => self.append_cells(&old, OP_DELETE)?,
+                Change::Update => {
+                    let mut new = self.image(c, second)?;
+                    for (new, old) in new.iter_mut().zip(&old).filter(|(new, _)| **new == Cell::Absent) {
+                        *new = *old;
+                    }
+                    let changed = (0..self.key_end).any(|i| self.key[i] && old[i] != new[i]);
+                    if changed || !self.schema.has_key() {
+                        self.append_cells(&old, moved)?;
+                    }
+                    self.append_cells(&new, OP_UPSERT)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts an image into its columns. Only those that it holds have a bit for NULL.
+    fn image<'a>(&self, c: &mut Cursor<'a>, holds: &[bool]) -> Result<Vec<Cell<'a>>> {
+        let count = holds.iter().filter(|h| **h).count();
+        let nulls = c.take(count.div_ceil(8)).ok_or_else(|| self.malformed())?;
+        let mut cells = vec![Cell::Absent; holds.len()];
+        for (place, (i, plan)) in self.plans.iter().enumerate().filter(|(i, _)| holds[*i]).enumerate() {
+            cells[i] = match bit(nulls, place) {
+                true => Cell::Null,
+                false => Cell::Value(plan.width.cut(c).ok_or_else(|| self.bad(i, Bad::Malformed))?),
+            };
+        }
+        Ok(cells)
+    }
+
+    /// Appends a row of the columns that the builders have.
+    fn append_cells(&mut self, cells: &[Cell<'_>], op: i8) -> Result<()> {
+        for i in (0..cells.len()).filter(|i| self.present[*i]) {
+            let (plan, builder) = (&self.plans[i], &mut self.builders[i]);
+            let done = match cells[i] {
+                _ if op != OP_UPSERT && !self.key[i] => {
+                    builder.append_null();
+                    Ok(())
+                }
+                Cell::Null => {
+                    builder.append_null();
+                    Ok(())
+                }
+                Cell::Value(bytes) => (plan.decode)(bytes, &plan.params, builder),
+                Cell::Absent => match self.fills.as_ref().map(|f| &f[i]) {
+                    Some(Fill::Null) => {
+                        builder.append_null();
+                        Ok(())
+                    }
+                    Some(Fill::Value(value)) => builder.append_constant(value),
+                    Some(Fill::Unknown(why)) => {
+                        let why = why.clone();
+                        return Err(self.not_logged(i, &why));
+                    }
+                    None => Err(Bad::Malformed),
+                },
+            };
+            done.map_err(|bad| self.bad(i, bad))?;
+        }
+        self.ops.push(op);
+        Ok(())
+    }
+
+    fn is_generated(&self, column: usize) -> bool {
+        let of = &self.schema.columns[column].source_type;
+        of.strip_suffix(UNIQUE_KEY_MARK).unwrap_or(of).ends_with(GENERATED_MARK)
+    }
+
+    /// What each column is in an insert that does not hold it.
+    fn fills(&self) -> Result<Vec<Fill>> {
+        let fill = |i: usize| -> Result<Fill> {
+            let column = &self.schema.columns[i];
+            if self.is_generated(i) {
+                return Ok(Fill::Unknown("which the server computes".into()));
+            }
+            let of = MysqlType::parse(&column.source_type)?;
+            let zero_date = matches!(of, MysqlType::Date | MysqlType::DateTime { .. } | MysqlType::Timestamp { .. })
+                && self.options.zero_dates == ZeroDates::Null;
+            let default = match &column.default {
+                None if column.nullable => return Ok(Fill::Null),
+                None if zero_date => return Ok(Fill::Null),
+                None => implicit_default(&of),
+                default => default.clone(),
+            };
+            Ok(match default {
+                Some(DefaultValue::Literal(text)) => match constant(&of, &text, self.options) {
+                    Some(value) => Fill::Value(value),
+                    None => Fill::Unknown(format!("whose default '{text}' is not understood")),
+                },
+                Some(DefaultValue::CurrentTimestamp(_)) => Fill::Unknown("whose default is the time".into()),
+                Some(DefaultValue::Expression(text)) if zero_date && text.starts_with("'0000-00-00") => Fill::Null,
+                Some(DefaultValue::Expression(text)) => Fill::Unknown(format!("whose default is {text}")),
+                None => Fill::Unknown("which has no default that could be stored".into()),
+            })
+        };
+        (0..self.plans.len()).map(fill).collect()
+    }
+
+    fn not_logged(&self, column: usize, what: &str) -> Error {
+        let name = &self.schema.columns[column].name;
+        Error::unsupported(format!("the log holds rows without the column {name}, {what}"))
+            .with("table", &self.schema.name)
+            .hint(
+                "SET GLOBAL binlog_row_image = 'FULL', also in sessions that set it themselves, and sync the table anew",
+            )
+    }
+
+    // Batches.
+
+    /// The next rows have these columns.
+    fn switch_to(&mut self, present: &[bool]) -> Result<()> {
+        if self.present != present {
+            self.finish()?;
+            self.present.copy_from_slice(present);
+        }
+        Ok(())
+    }
+
+    /// Makes a batch of the rows in the builders.
+    fn finish(&mut self) -> Result<()> {
+        if self.ops.is_empty() {
+            return Ok(());
+        }
+        let ops = Int8Array::from(std::mem::take(&mut self.ops));
+        self.ready_rows += ops.len();
+        let places: Vec<usize> = (0..self.present.len()).filter(|i| self.present[*i]).collect();
+        let columns = places.iter().map(|i| self.builders[*i].finish()).collect();
+        let schema = Arc::clone(&self.schema);
+        self.ready.push(match places.len() == self.present.len() {
+            true => ChangeBatch::new(schema, columns, ops)?,
+            false => ChangeBatch::partial(schema, &places, columns, ops)?,
+        });
+        Ok(())
+    }
+
+    /// What was gathered and not rolled back, in order.
     ///
     /// # Errors
     /// `Internal` when columns and schema don't fit.
-    pub(super) fn take(&mut self) -> Result<Option<ChangeBatch>> {
-        let rows = self.ops.len();
-        self.committed = 0;
-        if rows == 0 {
-            return Ok(None);
-        }
-        let columns = self.builders.iter_mut().map(Builder::finish).collect();
-        let ops = Int8Array::from(std::mem::take(&mut self.ops));
-        let batch = ChangeBatch::new(Arc::clone(&self.schema), columns, ops)?;
+    pub(super) fn take(&mut self) -> Result<Vec<ChangeBatch>> {
+        self.finish()?;
+        (self.committed, self.ready_rows) = (0, 0);
+        let ready = std::mem::take(&mut self.ready);
         if self.discarded.is_empty() {
-            return Ok(Some(batch));
+            return Ok(ready);
         }
-        let mut stays = vec![true; rows];
+        let mut stays = vec![true; ready.iter().map(|b| b.rows.num_rows()).sum()];
         for range in self.discarded.drain(..) {
             stays[range].fill(false);
         }
-        let rows = filter_record_batch(&batch.rows, &BooleanArray::from(stays))
-            .map_err(|e| Error::internal("rows that were rolled back cannot be left out").because(e))?;
-        Ok(Some(ChangeBatch { rows, ..batch }).filter(|b| b.rows.num_rows() > 0))
+        let mut rest = BooleanArray::from(stays);
+        let mut out = Vec::with_capacity(ready.len());
+        for batch in ready {
+            let count = batch.rows.num_rows();
+            let rows = filter_record_batch(&batch.rows, &rest.slice(0, count))
+                .map_err(|e| Error::internal("rows that were rolled back cannot be left out").because(e))?;
+            rest = rest.slice(count, rest.len() - count);
+            out.extend((rows.num_rows() > 0).then_some(ChangeBatch { rows, ..batch }));
+        }
+        Ok(out)
     }
 
     fn malformed(&self) -> Error {

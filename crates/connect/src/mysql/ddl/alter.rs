@@ -496,7 +496,8 @@ impl Work {
         let declared = column.default.clone();
         if declared.is_none() && !column.nullable {
             // The rows that are there hold the type's own zero, although no such default is declared.
-            column.default = Some(implicit(&of).ok_or_else(|| invisible("have no value that could be stored"))?);
+            column.default =
+                Some(implicit_default(&of).ok_or_else(|| invisible("have no value that could be stored"))?);
         }
         if column.default.is_some() && matches!(of, MysqlType::Json) {
             return Err(invisible("are a JSON document"));
@@ -571,7 +572,7 @@ fn charset(of: &MysqlType) -> Option<Charset> {
 
 /// What rows that are already there get in a new NOT NULL column without a default; `None` where that is a date that
 /// does not exist, or a document.
-fn implicit(of: &MysqlType) -> Option<DefaultValue> {
+pub(in crate::mysql) fn implicit_default(of: &MysqlType) -> Option<DefaultValue> {
     let text = match of {
         MysqlType::Date | MysqlType::DateTime { .. } | MysqlType::Timestamp { .. } | MysqlType::Json => return None,
         MysqlType::Decimal { .. } => return Some(Raw::Number("0".into()).of_type(of)),

@@ -205,7 +205,7 @@ impl ColumnDef {
             nullable: !(self.not_null || self.primary),
             default: self.default.clone().map(|raw| raw.of_type(&resolved)),
             comment: self.comment.clone(),
-            source_type: resolved.to_string(),
+            source_type: format!("{resolved}{}", if self.generated { GENERATED_MARK } else { "" }),
         })
     }
 }
@@ -498,6 +498,9 @@ pub(in crate::mysql) fn choose_key(
     }
     places.into_iter().map(|i| columns[i].name.clone()).collect()
 }
+
+/// What stands behind the source type of a generated column, whose values a log may leave out.
+pub(in crate::mysql) const GENERATED_MARK: &str = " generated";
 
 /// What [`choose_key`] puts behind the source type of a column.
 pub(in crate::mysql) const UNIQUE_KEY_MARK: &str = " unique key";

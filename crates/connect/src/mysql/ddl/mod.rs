@@ -26,7 +26,8 @@ use freshet_core::{Error, Result, TableChange, TableName, TablePattern, TableSch
 use self::cursor::Cursor;
 use super::types::Charsets;
 
-pub(super) use self::column::{UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text};
+pub(super) use self::alter::implicit_default;
+pub(super) use self::column::{GENERATED_MARK, UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text};
 pub(super) use self::dml::{Cascade, Rule, Written, cascades, written};
 
 /// What the log's event says around a statement.

@@ -160,7 +160,7 @@ fn create() {
             ),
             (
                 "CREATE TABLE u (a INT, b INT GENERATED ALWAYS AS (a + 1) VIRTUAL, c INT AS (a*2) STORED NOT NULL, d INT REFERENCES t (id) ON DELETE SET NULL ON UPDATE CASCADE COMMENT 'c')",
-                "u: create a int null, b int null, c int, d int null #c key()",
+                "u: create a int null, b int generated null, c int generated, d int null #c key()",
             ),
             (
                 "CREATE TABLE u (id SERIAL, a INT, CONSTRAINT fk FOREIGN KEY (a) REFERENCES t (id) ON DELETE CASCADE, CONSTRAINT CHECK (a > 1), FULLTEXT KEY x (a), CONSTRAINT pk PRIMARY KEY (id)) PARTITION BY HASH(id) PARTITIONS 4",

@@ -218,7 +218,7 @@ fn length_bytes(size: LobSize) -> u8 {
 }
 
 macro_rules! builders {
-    ($($name:ident($builder:ty)),* $(,)?) => {
+    ($($name:ident($builder:ty => $array:ty)),* $(,)?) => {
         /// The builder of a column, of the Arrow type that the column's type has.
         #[derive(Debug)]
         pub(super) enum Builder { $($name($builder)),* }
@@ -230,6 +230,15 @@ macro_rules! builders {
                 match self { $(Builder::$name(b) => b.append_null()),* }
             }
 
+            /// Appends the only value of an array of the same type.
+            pub(super) fn append_constant(&mut self, value: &dyn Array) -> Result<(), Bad> {
+                match self { $(Builder::$name(b) => match value.as_any().downcast_ref::<$array>() {
+                    Some(array) if array.len() == 1 => b.append_value(array.value(0)),
+                    _ => return Err(Bad::Malformed),
+                }),* }
+                Ok(())
+            }
+
             /// The column, leaving the builder empty.
             pub(super) fn finish(&mut self) -> ArrayRef {
                 match self { $(Builder::$name(b) => Arc::new(b.finish())),* }
@@ -238,24 +247,24 @@ macro_rules! builders {
     };
 }
 builders!(
-    Boolean(BooleanBuilder),
-    Int8(Int8Builder),
-    Int16(Int16Builder),
-    Int32(Int32Builder),
-    Int64(Int64Builder),
-    UInt8(UInt8Builder),
-    UInt16(UInt16Builder),
-    UInt32(UInt32Builder),
-    UInt64(UInt64Builder),
-    Float32(Float32Builder),
-    Float64(Float64Builder),
-    Decimal128(Decimal128Builder),
-    Decimal256(Decimal256Builder),
-    Date(Date32Builder),
-    Timestamp(TimestampMicrosecondBuilder),
-    Duration(DurationMicrosecondBuilder),
-    String(StringBuilder),
-    Bytes(BinaryBuilder),
+    Boolean(BooleanBuilder => BooleanArray),
+    Int8(Int8Builder => Int8Array),
+    Int16(Int16Builder => Int16Array),
+    Int32(Int32Builder => Int32Array),
+    Int64(Int64Builder => Int64Array),
+    UInt8(UInt8Builder => UInt8Array),
+    UInt16(UInt16Builder => UInt16Array),
+    UInt32(UInt32Builder => UInt32Array),
+    UInt64(UInt64Builder => UInt64Array),
+    Float32(Float32Builder => Float32Array),
+    Float64(Float64Builder => Float64Array),
+    Decimal128(Decimal128Builder => Decimal128Array),
+    Decimal256(Decimal256Builder => Decimal256Array),
+    Date(Date32Builder => Date32Array),
+    Timestamp(TimestampMicrosecondBuilder => TimestampMicrosecondArray),
+    Duration(DurationMicrosecondBuilder => DurationMicrosecondArray),
+    String(StringBuilder => StringArray),
+    Bytes(BinaryBuilder => BinaryArray),
 );
 
 impl Builder {

@@ -1,0 +1,485 @@
+//! The source as a whole against real servers (see `wire::live`): a replica in memory follows what copy and stream give,
+//! and is compared with what the server itself prints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Memory};
+use std::time::Duration;
+
+use arrow::array::{Array, RecordBatch};
+use freshet_core::batch::{OP_COLUMN, OP_DELETE, OP_MOVE, OP_UPSERT};
+use freshet_core::{
+    BatchStream, ChangeBatch, ChangesRequest, DefaultValue, ErrorKind, Event, KeyRange, Position, Source, TableChange,
+    TableName, TablePattern, TableSchema, text,
+};
+
+use super::MySql;
+use super::wire::{Connection, Flavour, Options, live::servers};
+
+/// A row as canonical text.
+type Line = Vec<Option<String>>;
+
+/// A database of its own.
+pub(super) struct Bench {
+    pub(super) c: Connection,
+    pub(super) source: MySql,
+    pub(super) mysql: bool,
+    options: Options,
+    pattern: TablePattern,
+    database: String,
+}
+
+impl Bench {
+    pub(super) async fn new(o: &Options, database: &str) -> Bench {
+        let mut c = Connection::connect(o).await.unwrap();
+        for sql in [
+            "SET NAMES utf8mb4, sql_mode = '', time_zone = '+00:00'".to_string(),
+            format!("DROP DATABASE IF EXISTS {database}"),
+            format!("CREATE DATABASE {database} CHARACTER SET utf8mb4"),
+            format!("USE {database}"),
+        ] {
+            c.execute(&sql).await.unwrap();
+        }
+        let source = MySql::new(&format!("mysql://{}:{}@{}:{}/", o.user, o.password.reveal(), o.host, o.port)).unwrap();
+        let mysql = c.server.flavour == Flavour::MySql;
+        let pattern = TablePattern::database(database);
+        Bench { c, source, mysql, options: o.clone(), pattern, database: database.to_string() }
+    }
+
+    pub(super) async fn run(&mut self, sql: &str) {
+        self.c.execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+
+    fn url(&self) -> String {
+        let o = &self.options;
+        format!("mysql://{}:{}@{}:{}/", o.user, o.password.reveal(), o.host, o.port)
+    }
+
+    async fn another(&self) -> Connection {
+        let mut c = Connection::connect(&self.options).await.unwrap();
+        c.execute(&format!("USE {}", self.database)).await.unwrap();
+        c
+    }
+
+    pub(super) async fn begin(&self) -> (Position, Vec<Arc<TableSchema>>) {
+        let start = self.source.begin(&self.pattern).await.unwrap();
+        (start.low, start.tables.into_iter().map(|t| Arc::new(t.schema.unwrap())).collect())
+    }
+
+    pub(super) fn request(&self, from: &Position, tables: &[Arc<TableSchema>]) -> ChangesRequest {
+        ChangesRequest {
+            tables: tables.to_vec(),
+            watched: Vec::new(),
+            pattern: self.pattern.clone(),
+            from: from.clone(),
+            stop: None,
+            lane: 0,
+        }
+    }
+
+    /// The events from `request` on to the log's end as it is now.
+    pub(super) async fn events(&self, request: ChangesRequest) -> Vec<Event> {
+        let end = self.source.end(None).await.unwrap().position;
+        let mut stream = self.source.changes(request).await.unwrap();
+        let mut events = Vec::new();
+        loop {
+            let event = tokio::time::timeout(Duration::from_secs(30), stream.next()).await.expect("the stream hangs");
+            events.push(event.unwrap());
+            if let Some(Event::Commit(commit)) = events.last()
+                && self.source.compare(&commit.position, &end).is_none_or(|o| o.is_ge())
+            {
+                return events;
+            }
+        }
+    }
+
+    /// The table's rows as the server prints them, sorted.
+    pub(super) async fn printed(&self, schema: &Arc<TableSchema>) -> Vec<Line> {
+        let mut out = Vec::new();
+        let mut rows = self.source.text(schema, &KeyRange::default()).await.unwrap();
+        while let Some(batch) = rows.next().await.unwrap() {
+            out.extend(lines(&batch, None));
+        }
+        out.sort();
+        out
+    }
+
+    pub(super) async fn schema(&self, table: &str) -> Arc<TableSchema> {
+        let name = TableName::new(&self.database, table);
+        let found = self.source.tables(&self.pattern).await.unwrap().into_iter().find(|t| t.name == name);
+        Arc::new(found.unwrap().schema.unwrap())
+    }
+}
+
+/// Rows as canonical text; without a schema they are that already.
+fn lines(batch: &RecordBatch, schema: Option<&TableSchema>) -> Vec<Line> {
+    let columns: Vec<_> = batch
+        .columns()
+        .iter()
+        .zip(batch.schema().fields())
+        .filter(|(_, field)| field.name() != OP_COLUMN)
+        .map(|(array, field)| match schema {
+            Some(schema) => text::render(array, &schema.column(field.name()).unwrap().data_type).unwrap(),
+            None => text::render(array, &freshet_core::DataType::TEXT).unwrap(),
+        })
+        .collect();
+    let cell = |c: &arrow::array::StringArray, row| (!c.is_null(row)).then(|| c.value(row).to_string());
+    (0..batch.num_rows()).map(|row| columns.iter().map(|c| cell(c, row)).collect()).collect()
+}
+
+async fn all_lines(mut rows: Box<dyn BatchStream>, schema: &TableSchema) -> Vec<Line> {
+    let mut out = Vec::new();
+    while let Some(batch) = rows.next().await.unwrap() {
+        out.extend(lines(&batch, Some(schema)));
+    }
+    out
+}
+
+/// A table as the events leave it.
+#[derive(Clone, Debug)]
+pub(super) struct Copy {
+    pub(super) schema: Arc<TableSchema>,
+    rows: Vec<Line>,
+    /// Rewritten past the log: to be copied again.
+    pub(super) rewritten: bool,
+}
+
+impl Copy {
+    pub(super) fn new(schema: Arc<TableSchema>, rows: Vec<Line>) -> Self {
+        Copy { schema, rows, rewritten: false }
+    }
+
+    pub(super) fn sorted(&self) -> Vec<Line> {
+        let mut rows = self.rows.clone();
+        rows.sort();
+        rows
+    }
+
+    fn apply(&mut self, batch: &ChangeBatch) {
+        let schema = Arc::clone(&batch.schema);
+        assert_eq!(schema, self.schema, "rows in another schema");
+        let names: Vec<_> = batch.rows.schema().fields().iter().map(|f| schema.index_of(f.name())).collect();
+        let places: Vec<usize> = names.into_iter().flatten().collect();
+        assert_eq!(batch.is_partial(), places.len() < schema.columns.len());
+        let keys = schema.key_indexes();
+        assert!(keys.iter().all(|k| places.contains(k)), "{}: the key is absent", schema.name);
+        let mut moved: Option<Line> = None;
+        for (cells, op) in lines(&batch.rows, Some(&schema)).into_iter().zip(batch.ops().values()) {
+            let mut row: Line = vec![None; schema.columns.len()];
+            for (place, cell) in places.iter().zip(cells) {
+                row[*place] = cell;
+            }
+            let same = |other: &Line| match keys.is_empty() {
+                true => *other == row,
+                false => keys.iter().all(|k| other[*k] == row[*k]),
+            };
+            let at = self.rows.iter().position(same);
+            match *op {
+                OP_DELETE => {
+                    assert!(at.is_some() || schema.has_key(), "{}: no row {row:?} to delete", schema.name);
+                    at.map(|at| self.rows.swap_remove(at));
+                }
+                OP_MOVE => moved = Some(self.rows.swap_remove(at.expect("no row to move"))),
+                OP_UPSERT if !batch.is_partial() => match at.filter(|_| schema.has_key()) {
+                    Some(at) => self.rows[at] = row,
+                    None => self.rows.push(row),
+                },
+                OP_UPSERT => {
+                    let mut base = match moved.take() {
+                        Some(base) => base,
+                        None => self.rows.swap_remove(at.unwrap_or_else(|| panic!("no row for {row:?}"))),
+                    };
+                    for place in &places {
+                        base[*place].clone_from(&row[*place]);
+                    }
+                    self.rows.push(base);
+                }
+                other => panic!("operation {other}"),
+            }
+        }
+        assert!(moved.is_none(), "a move without its upsert");
+    }
+
+    fn change(&mut self, step: &TableChange) {
+        match step {
+            TableChange::AddColumn { column, .. } => {
+                let value = match &column.default {
+                    Some(DefaultValue::Literal(value)) => Some(value.clone()),
+                    _ => None,
+                };
+                let after = self.schema.after(step).unwrap().unwrap();
+                let at = after.index_of(&column.name).unwrap();
+                self.rows.iter_mut().for_each(|r| r.insert(at, value.clone()));
+            }
+            TableChange::DropColumn { name } => {
+                let at = self.schema.index_of(name).unwrap();
+                self.rows.iter_mut().for_each(|r| drop(r.remove(at)));
+            }
+            TableChange::MoveColumn { name, .. } => {
+                let from = self.schema.index_of(name).unwrap();
+                let to = self.schema.after(step).unwrap().unwrap().index_of(name).unwrap();
+                self.rows.iter_mut().for_each(|r| {
+                    let cell = r.remove(from);
+                    r.insert(to, cell);
+                });
+            }
+            TableChange::Truncate => self.rows.clear(),
+            TableChange::Rewrite { .. } => self.rewritten = true,
+            _ => {}
+        }
+        self.schema = Arc::new(self.schema.after(step).unwrap().unwrap());
+    }
+}
+
+/// Tables as the events leave them.
+#[derive(Default)]
+pub(super) struct Replica {
+    pub(super) tables: BTreeMap<TableName, Copy>,
+    pub(super) suspended: BTreeMap<TableName, freshet_core::Error>,
+    /// Tables that got a followed name.
+    pub(super) strangers: Vec<TableName>,
+}
+
+impl Replica {
+    pub(super) fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Rows(batch) => self.tables.get_mut(&batch.schema.name).expect("rows of no table").apply(batch),
+            Event::Schema(change) => {
+                for (table, step) in &change.steps {
+                    match step {
+                        TableChange::CreateTable(schema) => {
+                            self.tables.insert(schema.name.clone(), Copy::new(Arc::new(schema.clone()), Vec::new()));
+                        }
+                        TableChange::DropTable => drop(self.tables.remove(table)),
+                        TableChange::RenameTable { to } => match self.tables.remove(table) {
+                            Some(mut copy) => {
+                                copy.change(step);
+                                self.tables.insert(to.clone(), copy);
+                            }
+                            None => self.strangers.push(to.clone()),
+                        },
+                        step => self.tables.get_mut(table).expect("a change of no table").change(step),
+                    }
+                }
+            }
+            Event::Suspend { table, error } => {
+                self.tables.remove(table);
+                self.suspended.insert(table.clone(), error.clone());
+            }
+            Event::Commit(_) => {}
+        }
+    }
+}
+
+/// Says where two tables differ.
+pub(super) fn assert_same(schema: &TableSchema, streamed: &[Line], printed: &[Line]) {
+    for (a, b) in streamed.iter().zip(printed) {
+        for ((x, y), column) in a.iter().zip(b).zip(&schema.columns) {
+            assert_eq!(x, y, "{}.{} ({}): streamed, printed; {a:?}", schema.name, column.name, column.source_type);
+        }
+    }
+    assert_eq!(streamed.len(), printed.len(), "{}: rows", schema.name);
+}
+
+/// Writers change a table without a key while it is cut again and again: the rows of the cut and the changes behind it
+/// are the table, every row as often as it is there.
+#[tokio::test]
+async fn a_cut_and_the_stream_behind_it_are_the_table() {
+    for o in servers("a_cut_and_the_stream_behind_it_are_the_table") {
+        let mut b = Bench::new(&o, "fr_cut").await;
+        b.run("CREATE TABLE k (a INT, b VARCHAR(20), c TIMESTAMP(3) NULL) ENGINE=InnoDB").await;
+        b.run("CREATE TABLE other (id INT AUTO_INCREMENT PRIMARY KEY, x INT) ENGINE=InnoDB").await;
+        b.run("CREATE TABLE m (a INT, b INT) ENGINE=MyISAM").await;
+        b.run("INSERT INTO k VALUES (1, 'one', NULL), (1, 'one', NULL), (2, 'two', '2024-01-01 00:00:00.123')").await;
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut writers = Vec::new();
+        for writer in 0..4_u64 {
+            let (mut c, stop, done) = (b.another().await, Arc::clone(&stop), Arc::clone(&done));
+            writers.push(tokio::spawn(async move {
+                let mut r = fastrand::Rng::with_seed(writer);
+                while !stop.load(Memory::Relaxed) {
+                    let n = r.u32(0..20);
+                    let statements: &[String] = &match r.u8(0..6) {
+                        0 | 1 => vec![format!("INSERT INTO k VALUES ({n}, 'w{n}', NULL), ({n}, 'w{n}', NULL)")],
+                        2 => vec![format!("UPDATE k SET a = a + 1 WHERE a = {n} LIMIT 3")],
+                        3 => vec![format!("DELETE FROM k WHERE a = {n} LIMIT 2"), "INSERT INTO m VALUES (1, 1)".into()],
+                        4 => vec!["INSERT INTO other (x) VALUES (1)".into()],
+                        _ => vec![
+                            "BEGIN".into(),
+                            format!("INSERT INTO k VALUES ({n}, 't', NULL)"),
+                            format!("DELETE FROM k WHERE a = {} LIMIT 1", n + 1),
+                            "COMMIT".into(),
+                        ],
+                    };
+                    for sql in statements {
+                        // Deadlocks are the writers' own affair.
+                        let _ = c.execute(sql).await;
+                        done.fetch_add(1, Memory::Relaxed);
+                    }
+                }
+            }));
+        }
+        let schema = b.schema("k").await;
+        let flat = b.schema("m").await;
+        let mut cuts = Vec::new();
+        for _ in 0..40 {
+            let low = b.source.end(None).await.unwrap().position;
+            let cut = b.source.cut(&schema, &low).await.unwrap();
+            assert!(b.source.compare(&cut.at, &low).is_some_and(|o| o.is_ge()), "{} before {low}", cut.at);
+            cuts.push((cut.at, all_lines(cut.rows, &schema).await));
+        }
+        let low = b.source.end(None).await.unwrap().position;
+        let cut = b.source.cut(&flat, &low).await.unwrap();
+        let flat_cut = (cut.at, all_lines(cut.rows, &flat).await);
+        stop.store(true, Memory::Relaxed);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert!(done.load(Memory::Relaxed) > 100);
+        for (schema, at, rows) in
+            cuts.into_iter().map(|(at, rows)| (&schema, at, rows)).chain([(&flat, flat_cut.0, flat_cut.1)])
+        {
+            let mut replica = Replica::default();
+            replica.tables.insert(schema.name.clone(), Copy::new(Arc::clone(schema), rows));
+            let mut request = b.request(&at, std::slice::from_ref(schema));
+            request.pattern = TablePattern::parse("fr_nothing.x", None).unwrap();
+            b.events(request).await.iter().for_each(|e| replica.apply(e));
+            assert_same(schema, &replica.tables[&schema.name].sorted(), &b.printed(schema).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cut_without_the_grant_says_which() {
+    for o in servers("a_cut_without_the_grant_says_which") {
+        let mut b = Bench::new(&o, "fr_cut_grant").await;
+        b.run("CREATE TABLE k (a INT) ENGINE=MyISAM").await;
+        b.run("DROP USER IF EXISTS fr_cutter@'%'").await;
+        b.run("CREATE USER fr_cutter@'%' IDENTIFIED BY 'pw'").await;
+        b.run("GRANT SELECT ON fr_cut_grant.* TO fr_cutter@'%'").await;
+        b.run("GRANT REPLICATION CLIENT, REPLICATION SLAVE ON *.* TO fr_cutter@'%'").await;
+        let poor = MySql::new(&format!("mysql://fr_cutter:pw@{}:{}/", o.host, o.port)).unwrap();
+        let low = b.source.end(None).await.unwrap().position;
+        let e = poor.cut(&b.schema("k").await, &low).await.err().unwrap();
+        assert_eq!(e.kind, ErrorKind::Permission, "{e}");
+        assert!(e.hint.as_deref().is_some_and(|h| h.contains("GRANT SELECT, LOCK TABLES ON `fr_cut_grant`.*")), "{e}");
+        b.run("DROP USER fr_cutter@'%'").await;
+    }
+}
+
+#[tokio::test]
+async fn rows_are_read_back_by_their_keys() {
+    for o in servers("rows_are_read_back_by_their_keys") {
+        let mut b = Bench::new(&o, "fr_rows_of").await;
+        b.run(
+            "CREATE TABLE t (a INT, b VARCHAR(20), c DATETIME(3), d DECIMAL(9,2), e ENUM('x','y'), f VARBINARY(9), \
+             g FLOAT, h DOUBLE, i TIME(2), v TEXT, PRIMARY KEY (b, a, c, d, e, f, g, h, i))",
+        )
+        .await;
+        for n in 0..1200 {
+            b.run(&format!(
+                "INSERT INTO t VALUES ({n}, 'k''\\\\{n} é', '2024-01-01 00:00:00.{:03}', {n}.5, 'y', x'00{n:06}', 0.1, \
+                 1e-300, '-00:00:01.25', REPEAT('v', {n}))",
+                n % 1000
+            ))
+            .await;
+        }
+        let (low, tables) = b.begin().await;
+        let schema = Arc::clone(&tables[0]);
+        let split = freshet_core::Split { number: 0, range: KeyRange::default(), rows: 1 };
+        let mut batches = Vec::new();
+        let mut rows = b.source.read(&schema, &split, &low).await.unwrap();
+        while let Some(batch) = rows.next().await.unwrap() {
+            batches.push(batch);
+        }
+        let all = arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap();
+        b.run("DELETE FROM t WHERE a < 100").await;
+        b.run("UPDATE t SET v = 'changed' WHERE a = 100").await;
+        let low = b.source.end(None).await.unwrap().position;
+        let keys = all.project(&schema.key_indexes()).unwrap();
+        let found = b.source.rows_of(&schema, &keys, &low).await.unwrap();
+        let mut found = lines(&found, Some(&schema));
+        found.sort();
+        assert_eq!(found.len(), 1100);
+        assert_same(&schema, &found, &b.printed(&schema).await);
+        assert_eq!(b.source.rows_of(&schema, &keys.slice(0, 0), &low).await.unwrap().num_rows(), 0);
+    }
+}
+
+/// A watched table's rows are left out; its schema changes come, under its new name as well.
+#[tokio::test]
+async fn watched_tables_send_their_schema_changes_only() {
+    for o in servers("watched_tables_send_their_schema_changes_only") {
+        let mut b = Bench::new(&o, "fr_watched").await;
+        b.run("CREATE TABLE f (id INT PRIMARY KEY)").await;
+        b.run("CREATE TABLE w (id INT PRIMARY KEY)").await;
+        let (low, tables) = b.begin().await;
+        for sql in [
+            "INSERT INTO w VALUES (1)",
+            "INSERT INTO f VALUES (1)",
+            "ALTER TABLE w ADD x INT",
+            "INSERT INTO w VALUES (2, 3)",
+            "RENAME TABLE w TO v",
+            "INSERT INTO v VALUES (3, 4)",
+            "INSERT INTO f VALUES (2)",
+        ] {
+            b.run(sql).await;
+        }
+        let mut request = b.request(&low, &tables[..1]);
+        request.watched = tables[1..].to_vec();
+        let (mut rows, mut steps) = (0, Vec::new());
+        for event in b.events(request).await {
+            match event {
+                Event::Rows(batch) => {
+                    assert_eq!(batch.schema.name.table, "f");
+                    rows += batch.rows.num_rows();
+                }
+                Event::Schema(change) => steps.extend(change.steps),
+                Event::Suspend { table, error } => panic!("{table}: {error}"),
+                Event::Commit(_) => {}
+            }
+        }
+        assert_eq!((rows, steps.len()), (2, 2), "{steps:?}");
+        assert!(matches!(&steps[1], (from, TableChange::RenameTable { to }) if from.table == "w" && to.table == "v"));
+    }
+}
+
+/// Two streams of one process at once, and a third with the number of the first: that one is cut off and comes back.
+#[tokio::test]
+async fn every_lane_has_a_number_of_its_own() {
+    for o in servers("every_lane_has_a_number_of_its_own") {
+        let b = Bench::new(&o, "fr_lanes").await;
+        let (low, tables) = b.begin().await;
+        let open = |source: &MySql, lane| {
+            let request = ChangesRequest { lane, ..b.request(&low, &tables) };
+            let source = MySql { replica: Arc::clone(&source.replica), ..MySql::new(&b.url()).unwrap() };
+            async move { source.changes(request).await.unwrap() }
+        };
+        let mut first = open(&b.source, 0).await;
+        let mut second = open(&b.source, 1).await;
+        // Others write to the server meanwhile.
+        let lost = async |stream: &mut Box<dyn freshet_core::ChangeStream>, seconds| {
+            let error = async {
+                loop {
+                    if let Err(e) = stream.next().await {
+                        return e;
+                    }
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(seconds), error).await.ok()
+        };
+        let both = (lost(&mut first, 1).await, lost(&mut second, 1).await);
+        assert!(both.0.is_none() && both.1.is_none(), "a lane was cut off: {both:?}");
+        let thief = MySql::new(&format!("{}?server_id={}", b.url(), b.source.replica.now())).unwrap();
+        let _third = thief.changes(b.request(&low, &tables)).await.unwrap();
+        let cut = lost(&mut first, 8).await;
+        if b.mysql {
+            assert!(cut.is_none(), "MySQL goes by the uuid");
+            continue;
+        }
+        let before = thief.replica.now();
+        let e = cut.expect("not cut off");
+        assert_eq!(e.kind, ErrorKind::SourceUnavailable, "{e}");
+        assert_ne!(b.source.replica.now(), before);
+    }
+}
