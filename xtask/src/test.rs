@@ -43,7 +43,8 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     }
     if run.stage("build", &["build", "--workspace", "--all-targets"], &[])? {
         let start = Instant::now();
-        let servers = Servers::start(&Flavour::ALL, Size::TEST)?;
+        let mut servers = Servers::start(&Flavour::ALL, Size::TEST)?;
+        servers.add_seconds(Size::TEST)?;
         run.note("servers", start.elapsed(), true);
         run.said.lock().map_err(|_| "a reader of the output died")?.skipped.extend(servers.skipped.iter().cloned());
         run.tests(options.only.as_deref(), &servers)?;

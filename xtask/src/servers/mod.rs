@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// Start only these
     #[arg(long, value_delimiter = ',')]
     only: Vec<Flavour>,
+    /// A second server of each, for tests that kill, reset and replicate
+    #[arg(long)]
+    second: bool,
 }
 
 /// A kind of server.
@@ -87,6 +90,20 @@ impl Servers {
         Ok(all)
     }
 
+    /// Starts a second server of each flavour that is there, named `mariadb2` and `mysql2`: for tests that reset, kill,
+    /// restart or replicate, one at a time.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub(crate) fn add_seconds(&mut self, size: Size) -> Result<()> {
+        let names: Vec<String> = self.servers.iter().map(|s| s.name.clone()).collect();
+        for name in names {
+            let installed = if name == "mysql" { mysql::install()? } else { mariadb::install()? };
+            self.add(&installed, &format!("{name}2"), size, &[])?;
+        }
+        Ok(())
+    }
+
     /// Starts a second MariaDB, named `replica`.
     ///
     /// # Errors
@@ -119,7 +136,10 @@ impl Servers {
 /// When a server cannot be had or does not start.
 pub(crate) fn serve(options: &Options) -> Result<()> {
     let flavours = if options.only.is_empty() { &Flavour::ALL[..] } else { &options.only };
-    let servers = Servers::start(flavours, Size::TEST)?;
+    let mut servers = Servers::start(flavours, Size::TEST)?;
+    if options.second {
+        servers.add_seconds(Size::TEST)?;
+    }
     wait_for_ctrl_c(&servers)
 }
 

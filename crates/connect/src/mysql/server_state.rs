@@ -24,6 +24,8 @@ pub(super) struct ServerState {
     numbers: bool,
     /// Transactions in the log, those included that are purged.
     executed: GtidSet,
+    /// MariaDB: the last transaction in the log of each domain and server.
+    logged: Vec<(u32, u32, u64)>,
     /// MySQL: those that are no longer in the log.
     purged: GtidSet,
     /// Log files with their sizes; `None`: the user may not see them.
@@ -51,8 +53,8 @@ impl ServerState {
         let mysql = c.server.flavour == Flavour::MySql;
         let rows = c
             .query(match mysql {
-                true => "SELECT @@server_id, @@global.gtid_mode, @@global.gtid_executed, @@global.gtid_purged",
-                false => "SELECT @@server_id, 'ON', @@global.gtid_binlog_pos, ''",
+                true => "SELECT @@server_id, @@global.gtid_mode, @@global.gtid_executed, @@global.gtid_purged, ''",
+                false => "SELECT @@server_id, 'ON', @@global.gtid_binlog_pos, '', @@global.gtid_binlog_state",
             })
             .await?;
         let text = |i: usize| rows.first().and_then(|r| r.get_str(i)).unwrap_or_default();
@@ -63,6 +65,11 @@ impl ServerState {
         let set = |i: usize| Some(text(i)).filter(|t| !t.trim().is_empty()).and_then(GtidSet::parse);
         let (server_id, numbers) = (text(0).parse().unwrap_or(0), text(1) == "ON");
         let (executed, purged) = (set(2).unwrap_or(empty.clone()), set(3).unwrap_or(empty));
+        let number = |t: &str| -> Option<(u32, u32, u64)> {
+            let mut parts = t.trim().splitn(3, '-');
+            Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+        };
+        let logged = text(4).split(',').filter_map(number).collect();
         let files = match c.query("SHOW BINARY LOGS").await {
             Ok(rows) => {
                 let file = |r: &Row| Some((r.get_str(0)?.to_string(), r.number(1)?));
@@ -71,7 +78,7 @@ impl ServerState {
             Err(e) if server_error_number(&e).is_some() => None,
             Err(e) => return Err(e),
         };
-        Ok(ServerState { identity, server_id, numbers, executed, purged, files })
+        Ok(ServerState { identity, server_id, numbers, executed, logged, purged, files })
     }
 
     /// Whether this server's log can be read from a position on.
@@ -99,7 +106,7 @@ impl ServerState {
 
     fn has_transactions(&self, read: &GtidSet) -> Result<()> {
         match read.compare(&self.executed) {
-            Some(Ordering::Less | Ordering::Equal) => {}
+            Some(Ordering::Less | Ordering::Equal) if self.logged_all(read) => {}
             _ if self.lost_its_own(read) => {
                 return Err(Error::source_state(
                     "the server no longer has transactions of its own that the job has read",
@@ -116,7 +123,7 @@ impl ServerState {
                     .with("server has", &self.executed)
                     .hint("it is a replica that lags: the job goes on once it has caught up"));
             }
-            None => {
+            _ => {
                 return Err(Error::source_state("server and job have each read transactions that the other has not")
                     .with("server has", &self.executed)
                     .hint(format!("a failover has lost transactions, or it is another server's history; {ANEW}")));
@@ -126,6 +133,15 @@ impl ServerState {
             Some(Ordering::Less | Ordering::Equal) => Ok(()),
             _ => Err(purged().with("purged", &self.purged)),
         }
+    }
+
+    /// MariaDB numbers within a domain, whatever server: whether the last transactions that were read are among this
+    /// server's. MySQL's sets say it themselves.
+    fn logged_all(&self, read: &GtidSet) -> bool {
+        let GtidSet::MariaDb(read) = read else { return true };
+        let has =
+            |domain: u32, server: u32, n: u64| self.logged.iter().any(|l| l.0 == domain && l.1 == server && l.2 >= n);
+        self.logged.is_empty() || read.iter().all(|(domain, (server, n))| has(*domain, *server, *n))
     }
 
     /// Whether transactions are missing here that this server itself has numbered.
@@ -201,6 +217,7 @@ mod tests {
             numbers: true,
             executed: set(executed).unwrap_or_else(empty),
             purged: set(purged).unwrap_or_else(empty),
+            logged: Vec::new(),
             files: Some(vec![("b.000003".into(), 1000), ("b.000004".into(), 500)]),
         }
     }
@@ -247,6 +264,10 @@ mod tests {
         let state = mariadb("0-7-50,1-8-5");
         assert_eq!(verdict(&state, "b.000009:9 gtid=0-6-40"), None);
         words(&state, "b.000004:4 gtid=0-7-51", SourceState, "of its own");
+        let state = ServerState { logged: vec![(0, 6, 45), (0, 7, 50), (1, 8, 5)], ..state };
+        assert_eq!(verdict(&state, "b.000009:9 gtid=0-6-40"), None);
+        words(&state, "b.000009:9 gtid=0-6-46", SourceState, "each read");
+        words(&state, "b.000009:9 gtid=0-9-46", SourceState, "each read");
         words(&state, "b.000004:4 gtid=0-7-50,1-8-6", SourceUnavailable, "yet");
         words(&state, "b.000004:4 gtid=0-7-40,1-8-6", SourceState, "each read");
         words(&state, "b.000004:501 gtid=0-7-50 server=h:1:7", SourceState, "lost the end");

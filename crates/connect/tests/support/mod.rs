@@ -73,6 +73,13 @@ impl Bench {
         Bench { c, source: MySql::new(url).unwrap(), database: database.to_string(), url: url.to_string() }
     }
 
+    /// In a database that is there.
+    pub(crate) async fn at(url: &str, database: &str) -> Bench {
+        let mut c = connect(url).await;
+        c.execute(&format!("USE {}", quote_name(database))).await.unwrap();
+        Bench { c, source: MySql::new(url).unwrap(), database: database.to_string(), url: url.to_string() }
+    }
+
     pub(crate) fn is_mysql(&self) -> bool {
         self.c.server.flavour == Flavour::MySql
     }
@@ -170,7 +177,7 @@ impl Job {
     /// The same, with what goes wrong.
     pub(crate) async fn try_catch_up(&mut self, source: &MySql, pattern: TablePattern) -> Result<(), Error> {
         let end = source.end(None).await?.position;
-        if source.compare(&self.at, &end).is_some_and(|o| o.is_ge()) {
+        if source.compare(&self.at, &end).is_some_and(|o| o.is_eq()) {
             return Ok(());
         }
         let tables = self.tables.values().cloned().collect();

@@ -136,7 +136,9 @@ impl GtidSet {
                 intervals.iter().all(|(from, to)| theirs.iter().any(|(f, t)| f <= from && to <= t))
             }),
             (GtidSet::MariaDb(a), GtidSet::MariaDb(b)) => {
-                a.iter().all(|(domain, (_, sequence))| b.get(domain).is_some_and(|(_, s)| sequence <= s))
+                // The same number of two servers: their histories have parted.
+                let held = |(server, n): &(u32, u64), (s, m): &(u32, u64)| n < m || n == m && server == s;
+                a.iter().all(|(domain, last)| b.get(domain).is_some_and(|l| held(last, l)))
             }
             _ => false,
         }
@@ -218,6 +220,7 @@ mod tests {
         assert_eq!(cmp(&format!("{U}:1-6,{V}:1"), &format!("{U}:1-6")), Some(Ordering::Greater));
         assert_eq!(cmp(&format!("{U}:1-6"), &format!("{V}:1-6")), None);
         assert_eq!(cmp("0-1-5", "0-2-6"), Some(Ordering::Less));
+        assert_eq!(cmp("0-1-5", "0-2-5"), None);
         assert_eq!(cmp("0-1-5,1-1-1", "0-1-6"), None);
         assert_eq!(cmp("0-1-5", "0-1-5,1-1-1"), Some(Ordering::Less));
         assert_eq!(cmp("0-1-5", &format!("{U}:1")), None);
