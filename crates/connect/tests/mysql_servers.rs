@@ -509,7 +509,7 @@ async fn copies_amid_group_commits() {
                         &mut c,
                         &[
                             &format!("INSERT INTO t (v) VALUES ({n}), ({n})"),
-                            "UPDATE t SET v = v + 10 ORDER BY id DESC LIMIT 1",
+                            "UPDATE t SET v = v + 10 WHERE id = LAST_INSERT_ID()",
                         ],
                     )
                     .await;
