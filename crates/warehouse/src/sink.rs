@@ -358,7 +358,10 @@ impl BatchStream for Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{DurationMicrosecondArray, Int8Array, TimestampMicrosecondArray, UInt8Array, UInt64Array};
+    use arrow::array::{
+        DurationMicrosecondArray, Int8Array, Int32Array, TimestampMicrosecondArray, UInt8Array, UInt64Array,
+    };
+    use arrow::datatypes::Int32Type;
     use freshet_core::{Column, ErrorKind, Writer};
 
     use crate::catalog::{ColumnDef, Ddl, Model, TableDef};
@@ -455,5 +458,107 @@ mod tests {
             assert!(names.contains(&"table") && names.contains(&"column"), "{error}");
         }
         sink.write(flush("a", vec![("k", DataType::UInt8, key(7)), at(0)], stream())).await.unwrap();
+    }
+
+    fn int_schema(columns: &[&str], key: &[&str]) -> Arc<TableSchema> {
+        Arc::new(TableSchema {
+            name: TableName::new("s", "t"),
+            columns: columns.iter().map(|c| Column::new(*c, DataType::Int32)).collect(),
+            key: key.iter().map(|k| (*k).to_string()).collect(),
+            comment: String::new(),
+        })
+    }
+
+    /// Rows of some columns, the operation in front.
+    fn load(schema: &Arc<TableSchema>, names: &[&str], rows: &[(i8, &[i32])]) -> Load {
+        let column = |i: usize| -> ArrayRef { Arc::new(rows.iter().map(|r| r.1[i]).collect::<Int32Array>()) };
+        let mut fields: Vec<_> = names.iter().map(|n| Field::new(*n, Arrow::Int32, true)).collect();
+        fields.push(Field::new(freshet_core::batch::OP_COLUMN, Arrow::Int8, false));
+        let mut columns: Vec<ArrayRef> = (0..names.len()).map(column).collect();
+        columns.push(Arc::new(rows.iter().map(|r| r.0).collect::<Int8Array>()));
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        let rows = ChangeBatch { schema: Arc::clone(schema), rows };
+        Load { target: TableName::new("d", "t"), label: Label("l".into()), rows, exact: true }
+    }
+
+    async fn contents(sink: &WarehouseSink, schema: &Arc<TableSchema>) -> Vec<Vec<i32>> {
+        let mut stream = sink.rows(&TableName::new("d", "t"), schema, &KeyRange::default()).await.unwrap();
+        let mut out = Vec::new();
+        while let Some(batch) = stream.next().await.unwrap() {
+            let value = |c: usize, row| batch.column(c).as_primitive::<Int32Type>().value(row);
+            out.extend((0..batch.num_rows()).map(|row| (0..batch.num_columns()).map(|c| value(c, row)).collect()));
+        }
+        out.sort();
+        out
+    }
+
+    #[tokio::test]
+    async fn absent_columns_come_from_their_bases_and_parts_appear_at_the_end() {
+        let (_dir, sink) = sink(&[("k", DataType::Int32), ("a", DataType::Int32), ("b", DataType::Int32)]).await;
+        let schema = int_schema(&["k", "a", "b"], &["k"]);
+        let write = |label: &str, loads, purpose| {
+            let flush = Flush { label: Label(label.into()), loads, purpose };
+            sink.write(flush)
+        };
+        let rows: &[(i8, &[i32])] = &[(0, &[1, 10, 100]), (0, &[2, 20, 200]), (0, &[3, 30, 300])];
+        write("1", vec![load(&schema, &["k", "a", "b"], rows)], stream()).await.unwrap();
+        // 1 and 2 swap their keys, 3 moves to 4, and each has one column changed.
+        let loads = vec![
+            load(&schema, &["k", "a", "__base.k"], &[(0, &[2, 11, 1]), (0, &[4, 31, 3])]),
+            load(&schema, &["k", "b", "__base.k"], &[(0, &[1, 201, 2])]),
+            load(&schema, &["k"], &[(1, &[3])]),
+        ];
+        write("2", loads, stream()).await.unwrap();
+        let all = contents(&sink, &schema).await;
+        assert_eq!(all, [[1, 20, 201], [2, 11, 100], [4, 31, 300]]);
+
+        let writer = Writer { job: "j".into(), incarnation: 1, lane: 0 };
+        let part = |number| Purpose::Part { writer: writer.clone(), number };
+        write("3", vec![load(&schema, &["k", "a", "b"], &[(0, &[9, 90, 900]), (1, &[1, 0, 0])])], part(0))
+            .await
+            .unwrap();
+        write("4", vec![load(&schema, &["k", "a"], &[(0, &[9, 91])])], part(1)).await.unwrap();
+        assert_eq!(contents(&sink, &schema).await, all);
+        let end = Purpose::Stream { writer: writer.clone(), parts: 2 };
+        write("5", vec![load(&schema, &["k", "b"], &[(0, &[9, 901]), (0, &[2, 101])])], end).await.unwrap();
+        assert_eq!(contents(&sink, &schema).await, [[2, 11, 101], [4, 31, 300], [9, 91, 901]]);
+
+        // What a transaction that is begun again had put aside is dropped.
+        write("6", vec![load(&schema, &["k"], &[(1, &[2])])], part(0)).await.unwrap();
+        write("7", vec![load(&schema, &["k"], &[(1, &[4])])], stream()).await.unwrap();
+        assert_eq!(contents(&sink, &schema).await, [[2, 11, 101], [9, 91, 901]]);
+    }
+
+    #[tokio::test]
+    async fn a_table_without_a_key_is_a_multiset() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { background: false, ..Options::default() };
+        let sink = WarehouseSink::new(Warehouse::open(dir.path(), options).await.unwrap());
+        let schema = int_schema(&["a", "b"], &[]);
+        let target = TableName::new("d", "t");
+        let apply = async |label: &str, change: TableChange, after: &TableSchema| {
+            for (i, statement) in sink.plan(&target, &change, Some(after)).unwrap().iter().enumerate() {
+                sink.apply(&Label(format!("{label}{i}")), statement).await.unwrap();
+            }
+        };
+        apply("create", TableChange::CreateTable(schema.as_ref().clone()), &schema).await;
+        let write = |label: &str, schema: &Arc<TableSchema>, names: &[&str], rows: &[(i8, &[i32])]| {
+            let loads = vec![load(schema, names, rows)];
+            sink.write(Flush { label: Label(label.into()), loads, purpose: stream() })
+        };
+        let all = ["a", "b"];
+        write("1", &schema, &all, &[(0, &[1, 1]), (0, &[1, 1]), (0, &[1, 1]), (1, &[1, 1]), (0, &[2, 2])])
+            .await
+            .unwrap();
+        assert_eq!(contents(&sink, &schema).await, [[1, 1], [1, 1], [2, 2]]);
+        write("2", &schema, &all, &[(1, &[1, 1])]).await.unwrap();
+        let error = write("3", &schema, &all, &[(1, &[2, 2]), (1, &[1, 1]), (1, &[1, 1])]).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Data);
+        assert!(error.context.iter().any(|(k, v)| k == "table" && v == "d.t"), "{error}");
+        assert_eq!(contents(&sink, &schema).await, [[1, 1], [2, 2]]);
+        let (drop, left) = (TableChange::DropColumn { name: "a".into() }, int_schema(&["b"], &[]));
+        apply("drop", drop, &left).await;
+        write("4", &left, &["b"], &[(0, &[1]), (1, &[1]), (1, &[1])]).await.unwrap();
+        assert_eq!(contents(&sink, &left).await, [[2]]);
     }
 }

@@ -271,7 +271,8 @@ impl IndexReader<'_> {
     /// `Corrupt` when the file fails a checksum.
     pub(crate) fn lookup(&self, keys: &Keys, wanted: &[u32], mut found: impl FnMut(u32, u32)) -> Result<()> {
         let directory = self.directory()?;
-        let mut bloom = None;
+        // Asking about a key costs much less than passing by the keys of a page.
+        let bloom = self.bloom(&directory)?;
         let mut rest = wanted;
         let mut likely = Vec::new();
         while let Some(first) = rest.first() {
@@ -291,15 +292,7 @@ impl IndexReader<'_> {
             rest = behind;
             likely.clear();
             likely.extend_from_slice(mine);
-            // Many keys in a page: reading it is cheaper than asking about each.
-            if mine.len() < 64 {
-                if bloom.is_none() {
-                    bloom = Some(self.bloom(&directory)?);
-                }
-                if let Some(bloom) = &bloom {
-                    likely.retain(|k| maybe(bloom, keys.get(*k as usize)));
-                }
-            }
+            likely.retain(|k| maybe(&bloom, keys.get(*k as usize)));
             if !likely.is_empty() {
                 let bytes = self.page(&directory, page)?;
                 let mut cursor = Cursor::new(&bytes).map_err(|e| e.with("file", self.path.display()))?;
