@@ -19,7 +19,7 @@ use super::maintain::{FULL_ROWS, Maintainer};
 use super::manifest::{Labels, Manifest};
 use super::partial;
 pub use super::prepare::{Partial, TableWrite};
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Prepared, prepare, prepare_pieces};
 use super::segment::sync_dir;
 use super::stage::Stage;
 use super::version::{Snapshot, TableView};
@@ -39,6 +39,8 @@ pub struct Options {
     pub direct_rows: usize,
     /// … or of this many bytes.
     pub direct_bytes: usize,
+    /// Rows of which columns are absent are made whole so many bytes at once.
+    pub piece_bytes: usize,
     /// Segments of a table beyond which writers are slowed down until compaction has caught up.
     pub slow_segments: usize,
     /// Whether flush, checkpoint and compaction run by themselves.
@@ -53,6 +55,7 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             direct_rows: 50_000,
             direct_bytes: 16 << 20,
+            piece_bytes: 16 << 20,
             slow_segments: 48,
             background: true,
         }
@@ -414,14 +417,17 @@ impl Warehouse {
             let (shared, writes) = (Arc::clone(&self.shared), Arc::clone(writes));
             let staged = matches!(stage, Stage::Part(_));
             let prepared = blocking(move || {
-                let mine = mine.iter().map(|i| &writes[*i]);
-                match found {
-                    None => prepare(&shared, &view.table, &mine.collect::<Vec<_>>(), staged),
-                    Some((bases, found)) => {
-                        let whole = partial::complete(mine, &bases, &found)?;
-                        prepare(&shared, &view.table, &whole.iter().collect::<Vec<_>>(), staged)
-                    }
+                let mine: Vec<&TableWrite> = mine.iter().map(|i| &writes[*i]).collect();
+                let Some((bases, found)) = found else { return prepare(&shared, &view.table, &mine, staged) };
+                let (rows, piece) = (
+                    mine.iter().map(|w| w.rows.num_rows()).sum(),
+                    partial::piece_rows(&found.view, shared.options.piece_bytes),
+                );
+                if rows < shared.options.direct_rows && rows <= piece {
+                    let whole = partial::complete(&mine, &bases, &found)?;
+                    return prepare(&shared, &view.table, &whole.iter().collect::<Vec<_>>(), staged);
                 }
+                prepare_pieces(&shared, &view.table, rows, partial::pieces(&mine, &bases, &found, piece)?)
             });
             out.push(prepared.await?);
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Int8Array, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{concat, filter, filter_record_batch, take};
+use arrow::compute::{concat, filter, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::{Field, Schema};
 use freshet_core::batch::OP_DELETE;
 use freshet_core::{Error, Result, text};
@@ -88,16 +88,89 @@ fn base_columns(table: &Table, write: &TableWrite, partial: &Partial) -> Result<
 ///
 /// # Errors
 /// `Data` when a row is not there that has to be; `Corrupt`, `Io`.
-pub(crate) fn complete<'a>(
-    writes: impl Iterator<Item = &'a TableWrite>,
-    bases: &Bases,
-    found: &Found,
-) -> Result<Vec<TableWrite>> {
-    let one = |(write, of): (&TableWrite, &Vec<Option<u32>>)| match &write.partial {
-        None => Ok(write.clone()),
+pub(crate) fn complete(writes: &[&TableWrite], bases: &Bases, found: &Found) -> Result<Vec<TableWrite>> {
+    let one = |(write, of): (&&TableWrite, &Vec<Option<u32>>)| match &write.partial {
+        None => Ok((*write).clone()),
         Some(partial) => whole(write, partial, of, found),
     };
-    writes.zip(&bases.of).map(one).collect()
+    writes.iter().zip(&bases.of).map(one).collect()
+}
+
+/// How many whole rows are completed at once, for about so many bytes: what is wide has few.
+pub(crate) fn piece_rows(view: &TableView, bytes: usize) -> usize {
+    let layers: usize = view.layers.iter().map(|l| l.rows as usize).sum();
+    let rows: usize = view.segments.iter().map(|s| s.rows() as usize).sum();
+    // Files are compressed.
+    let width = (view.delta_bytes() / layers.max(1)).max(view.file_bytes() as usize * 4 / rows.max(1)).max(64);
+    (bytes / width).max(1)
+}
+
+/// The rows of the writes in pieces of so many, completed when they are asked for, one range of keys behind the other.
+///
+/// # Errors
+/// As [`complete`].
+pub(crate) fn pieces<'a>(
+    writes: &'a [&'a TableWrite],
+    bases: &'a Bases,
+    found: &'a Found,
+    rows: usize,
+) -> Result<impl Iterator<Item = Result<Vec<TableWrite>>> + 'a> {
+    let table = &found.view.table;
+    let key_of = |w: &&TableWrite| {
+        let missing = |c: &TableColumn| Error::schema(format!("no values for column {}", c.name));
+        let column = |c: &TableColumn| w.rows.column_by_name(&c.name).map(Arc::clone).ok_or_else(|| missing(c));
+        key::encode(&table.key().iter().map(column).collect::<Result<Vec<_>>>()?)
+    };
+    let keys = writes.iter().map(key_of).collect::<Result<Vec<_>>>().map_err(|e| e.with("table", &table.name))?;
+    let mut order: Vec<(usize, u32)> =
+        keys.iter().enumerate().flat_map(|(w, keys)| (0..keys.len() as u32).map(move |row| (w, row))).collect();
+    let key = |(w, row): &(usize, u32)| keys[*w].get(*row as usize);
+    order.sort_by(|a, b| key(a).cmp(key(b)));
+    // Rows with one key stay together.
+    let mut ends: Vec<usize> = (1..order.len()).filter(|i| i % rows == 0).collect();
+    ends.iter_mut()
+        .for_each(|end| *end -= order[..*end].iter().rev().take_while(|r| key(r) == key(&order[*end])).count());
+    ends.push(order.len());
+    ends.dedup();
+    ends.retain(|end| *end > 0);
+    drop(keys);
+    let mut start = 0;
+    Ok(ends.into_iter().map(move |end| {
+        let mut mine: Vec<Vec<u32>> = vec![Vec::new(); writes.len()];
+        order[std::mem::replace(&mut start, end)..end].iter().for_each(|(w, row)| mine[*w].push(*row));
+        let mut out = Vec::new();
+        for ((write, mine), of) in writes.iter().zip(mine).zip(&bases.of).filter(|((_, mine), _)| !mine.is_empty()) {
+            // In the order that they had, so that the last row of a key is the last.
+            let mut mine = mine;
+            mine.sort_unstable();
+            let of: Vec<_> = mine.iter().filter_map(|row| of.get(*row as usize).copied()).collect();
+            let write = rows_at(write, &UInt32Array::from(mine))?;
+            out.push(match &write.partial {
+                None => write,
+                Some(partial) => whole(&write, partial, &of, found)?,
+            });
+        }
+        Ok(out)
+    }))
+}
+
+/// Some rows of a write.
+fn rows_at(write: &TableWrite, rows: &UInt32Array) -> Result<TableWrite> {
+    let fail = |e| Error::internal("rows cannot be taken").with("table", &write.table).because(e);
+    let take_ops = |ops: &Int8Array| -> Result<Int8Array> {
+        let taken = take(ops, rows, None).map_err(fail)?;
+        taken.as_any().downcast_ref().cloned().ok_or_else(|| Error::internal("operations are no longer bytes"))
+    };
+    let partial = match &write.partial {
+        None => None,
+        Some(Partial { bases, exact }) => {
+            let taken = |b: &Vec<ArrayRef>| b.iter().map(|a| take(a, rows, None).map_err(fail)).collect::<Result<_>>();
+            Some(Partial { bases: bases.as_ref().map(taken).transpose()?, exact: *exact })
+        }
+    };
+    let ops = write.ops.as_ref().map(take_ops).transpose()?;
+    let table = write.table.clone();
+    Ok(TableWrite { table, rows: take_record_batch(&write.rows, rows).map_err(fail)?, ops, partial, seen: write.seen })
 }
 
 fn whole(write: &TableWrite, partial: &Partial, of: &[Option<u32>], found: &Found) -> Result<TableWrite> {

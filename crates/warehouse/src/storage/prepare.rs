@@ -108,7 +108,12 @@ pub(crate) fn prepare(shared: &Shared, table: &Arc<Table>, writes: &[&TableWrite
     };
     let places = match table.model {
         Model::Multiset => multiset(&mut prepared, &keys, &deleted),
-        Model::Unique | Model::Duplicate => sorted(&mut prepared, &keys, &deleted, table.model),
+        Model::Duplicate => order(&keys, table.model, deleted.len()),
+        Model::Unique => {
+            let (sorted, puts, places) = sorted(&keys, &deleted);
+            (prepared.keys, prepared.puts) = (sorted, Puts::Keyed(puts));
+            places
+        }
     };
     if !places.is_empty() {
         let in_order = places.len() == deleted.len() && places.iter().zip(0..).all(|(a, b)| *a == b);
@@ -132,6 +137,41 @@ pub(crate) fn prepare(shared: &Shared, table: &Arc<Table>, writes: &[&TableWrite
     Ok(prepared)
 }
 
+/// [`prepare`] of many rows of a Unique Key table, which come in pieces: each in a range of keys behind the last one's, so
+/// that only one is in memory.
+///
+/// # Errors
+/// As [`prepare`], and those of the pieces.
+pub(crate) fn prepare_pieces(
+    shared: &Shared,
+    table: &Arc<Table>,
+    expected: usize,
+    pieces: impl Iterator<Item = Result<Vec<TableWrite>>>,
+) -> Result<Prepared> {
+    let at_table = |e: Error| e.with("table", &table.name);
+    let mut writer = SegmentWriter::create(&shared.segment_dir, shared.next_segment_id(), table, expected)?;
+    let (mut keys, mut puts, mut seen) = (Keys::default(), Vec::new(), None);
+    for piece in pieces {
+        let piece = piece?;
+        seen = seen.or(piece.iter().find_map(|w| w.seen));
+        let (columns, deleted) = joined(table, &piece.iter().collect::<Vec<_>>()).map_err(at_table)?;
+        let unsorted = key::of_rows(table, &columns)?;
+        let (mine, mine_put, places) = sorted(&unsorted, &deleted);
+        let columns = pick(&columns, &places)?;
+        check_nulls(table, &columns).map_err(at_table)?;
+        let rows = RecordBatch::try_new(table.stored_schema(), columns)
+            .map_err(|e| at_table(Error::internal("rows do not fit their table").because(e)))?;
+        let mut put_keys = Keys::default();
+        mine_put.iter().for_each(|k| put_keys.push(mine.get(*k as usize)));
+        writer.write(&rows, &put_keys).map_err(at_table)?;
+        let first = keys.len() as u32;
+        puts.extend(mine_put.iter().map(|k| first + k));
+        (0..mine.len()).for_each(|k| keys.push(mine.get(k)));
+    }
+    let rows = if puts.is_empty() { None } else { Some(NewRows::Segment(finished(shared, writer)?)) };
+    Ok(Prepared { table: table.id, version: table.version, seen, keys, puts: Puts::Keyed(puts), rows })
+}
+
 /// The columns of all writes, one behind the other, and which rows are deletes.
 fn joined(table: &Table, writes: &[&TableWrite]) -> Result<(Vec<ArrayRef>, Vec<bool>)> {
     let mut parts = writes.iter().map(|w| columns(table, &w.rows)).collect::<Result<Vec<_>>>()?;
@@ -152,22 +192,18 @@ fn joined(table: &Table, writes: &[&TableWrite]) -> Result<(Vec<ArrayRef>, Vec<b
     Ok(((0..table.columns.len()).map(column).collect::<Result<Vec<_>>>()?, deleted))
 }
 
-/// Sorts by key, and keeps the last row of a key. Returns the places of the rows that are put, in the keys' order.
-fn sorted(prepared: &mut Prepared, keys: &Keys, deleted: &[bool], model: Model) -> Vec<u32> {
-    let order = order(keys, model, deleted.len());
-    if model == Model::Duplicate {
-        return order;
-    }
-    let (mut puts, mut places) = (Vec::new(), Vec::new());
-    for (n, i) in order.iter().enumerate() {
-        prepared.keys.push(keys.get(*i as usize));
-        if !deleted[*i as usize] {
+/// All keys in order, each once; the places in them of the rows that are put; and the places of those rows, of each key
+/// the last one.
+fn sorted(keys: &Keys, deleted: &[bool]) -> (Keys, Vec<u32>, Vec<u32>) {
+    let (mut sorted, mut puts, mut places) = (Keys::default(), Vec::new(), Vec::new());
+    for (n, i) in order(keys, Model::Unique, deleted.len()).into_iter().enumerate() {
+        sorted.push(keys.get(i as usize));
+        if !deleted[i as usize] {
             puts.push(n as u32);
-            places.push(*i);
+            places.push(i);
         }
     }
-    prepared.puts = Puts::Keyed(puts);
-    places
+    (sorted, puts, places)
 }
 
 /// A delete takes away the last equal row of the same write in front of it; only if there is none, one that was there
@@ -287,6 +323,10 @@ fn few(shared: &Shared, rows: &RecordBatch) -> bool {
 fn segment(shared: &Shared, table: &Table, rows: &RecordBatch, keys: &Keys) -> Result<Arc<Segment>> {
     let mut writer = SegmentWriter::create(&shared.segment_dir, shared.next_segment_id(), table, rows.num_rows())?;
     writer.write(rows, keys)?;
+    finished(shared, writer)
+}
+
+fn finished(shared: &Shared, writer: SegmentWriter) -> Result<Arc<Segment>> {
     let segment = Segment::new(writer.finish()?, &shared.segment_dir, &shared.cache);
     // Until the transaction is durable nobody needs the files.
     segment.retire();

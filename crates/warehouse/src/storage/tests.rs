@@ -64,7 +64,7 @@ fn upserts(table: &str, rows: impl IntoIterator<Item = (i64, i32)>) -> TableWrit
 
 /// No background work, and segments from a few rows on.
 fn manual() -> Options {
-    Options { background: false, direct_rows: 40, ..Options::default() }
+    Options { background: false, direct_rows: 40, piece_bytes: 1000, ..Options::default() }
 }
 
 /// All live rows as text, by key.
