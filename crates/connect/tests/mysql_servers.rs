@@ -13,7 +13,7 @@ use std::time::Duration;
 use freshet_connect::mysql::wire::Connection;
 use freshet_connect::mysql::{Address, MySql};
 use freshet_core::{ErrorKind, Source};
-use support::{Bench, Job, connect, run, server};
+use support::{Bench, Job, connect, prepare, run, server};
 use tokio::sync::{Mutex, MutexGuard};
 
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -127,9 +127,7 @@ async fn logs_that_are_gone() {
         b.run(&["CREATE TABLE t (id INT PRIMARY KEY, v INT)", "INSERT INTO t VALUES (1,1)"]).await;
         let mut job = b.begin().await;
         b.run(&["INSERT INTO t VALUES (2,2)"]).await;
-        let mut c = b.session().await;
-        run(&mut c, &["XA START 'gone'", "INSERT INTO t VALUES (3,3)", "XA END 'gone'", "XA PREPARE 'gone'"]).await;
-        drop(c);
+        prepare(&b, "'gone'", &["INSERT INTO t VALUES (3,3)"]).await;
         let early = job.clone();
         job.catch_up(&b).await;
         b.run(&["FLUSH BINARY LOGS", "INSERT INTO t VALUES (4,4)", "FLUSH BINARY LOGS"]).await;
@@ -357,9 +355,7 @@ async fn logs_without_checksums() {
         let mut job = b.begin().await;
         let before = job.clone();
         b.run(&["INSERT INTO t VALUES (1,1)", "SET GLOBAL binlog_checksum = NONE", "INSERT INTO t VALUES (2,2)"]).await;
-        let mut c = b.session().await;
-        run(&mut c, &["XA START 's'", "INSERT INTO t VALUES (3,3)", "XA END 's'", "XA PREPARE 's'"]).await;
-        drop(c);
+        prepare(&b, "'s'", &["INSERT INTO t VALUES (3,3)"]).await;
         job.catch_up(&b).await;
         b.run(&["SET GLOBAL binlog_checksum = CRC32", "XA COMMIT 's'", "INSERT INTO t VALUES (4,4)"]).await;
         for mut job in [job, before] {

@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{Bench, servers};
+use support::{Bench, prepare, servers};
 
 /// Statements that end in more rows than are handed out in one piece.
 fn many(table: &str, from: u32, rows: u32) -> String {
@@ -132,14 +132,6 @@ async fn what_is_rolled_back_is_not_handed_out() {
         }
         assert!(job.suspended.is_empty(), "{:?}", job.suspended);
     }
-}
-
-/// Prepares an XA transaction in a session of its own, which ends.
-async fn prepare(b: &Bench, xid: &str, statements: &[&str]) {
-    let mut c = b.session().await;
-    support::run(&mut c, &[&format!("XA START {xid}")]).await;
-    support::run(&mut c, statements).await;
-    support::run(&mut c, &[&format!("XA END {xid}"), &format!("XA PREPARE {xid}")]).await;
 }
 
 #[tokio::test]

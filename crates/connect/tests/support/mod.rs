@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use freshet_connect::mysql::wire::{Connection, Flavour, server_error_number};
+use freshet_connect::mysql::wire::{Connection, Flavour};
 use freshet_connect::mysql::{Address, MySql};
 use freshet_core::batch::OP_DELETE;
 use freshet_core::schema::quote_name;
@@ -38,22 +38,31 @@ pub(crate) async fn connect(url: &str) -> Connection {
     c
 }
 
-/// Runs statements. One that ends a prepared transaction waits until the server has noticed that the session which
-/// prepared it is gone.
+/// Runs statements.
 pub(crate) async fn run(c: &mut Connection, statements: &[&str]) {
     for sql in statements {
-        let mut done = c.execute(sql).await;
-        for _ in 0..100 {
-            match &done {
-                Err(e) if sql.starts_with("XA ") && server_error_number(e) == Some(1397) => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    done = c.execute(sql).await;
-                }
-                _ => break,
-            }
-        }
-        done.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        c.execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
+}
+
+/// Prepares an XA transaction in a session of its own, and waits until the server has noticed that the session is gone:
+/// before, another one cannot commit it (MariaDB 10.11 then logs a commit and loses the rows).
+pub(crate) async fn prepare(b: &Bench, xid: &str, statements: &[&str]) {
+    let mut c = b.session().await;
+    let id = c.query("SELECT CONNECTION_ID()").await.unwrap()[0].get_str(0).unwrap().to_string();
+    run(&mut c, &[&format!("XA START {xid}")]).await;
+    run(&mut c, statements).await;
+    run(&mut c, &[&format!("XA END {xid}"), &format!("XA PREPARE {xid}")]).await;
+    drop(c);
+    let mut c = b.session().await;
+    loop {
+        let sessions = c.query("SHOW PROCESSLIST").await.unwrap();
+        if !sessions.iter().any(|s| s.get_str(0) == Some(&id)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
 /// A database of its own for a test, and the source that reads it.
