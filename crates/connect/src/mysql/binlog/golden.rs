@@ -81,6 +81,84 @@ fn damaged_captures_never_give_other_rows() {
     }
 }
 
+/// The events of a log file, without checksums.
+fn events(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let (mut events, mut at) = (Vec::new(), 4);
+    while at < bytes.len() {
+        let size = u32::from_le_bytes(bytes[at + 9..at + 13].try_into().unwrap()) as usize;
+        let mut event = bytes[at..at + size].to_vec();
+        match event[4] {
+            // The head of a file says itself that there are none.
+            15 => event[size - 5] = 0,
+            _ => event.truncate(size - 4),
+        }
+        events.push(event);
+        at += size;
+    }
+    events
+}
+
+/// Events that no checksum protects and that someone has tampered with: read or refused, but never a panic, and never
+/// more memory than a log of that size can ask for.
+#[test]
+fn forged_events_are_read_or_refused() {
+    let resident = || {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        text.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 4096
+    };
+    let before = resident();
+    let (mut refused, mut read) = (0, 0);
+    for flavour in ["mariadb", "mysql"] {
+        let good = events(&std::fs::read(file(flavour, "binlog")).unwrap());
+        let pattern = TablePattern::parse("fr_types.*", None).unwrap();
+        let tables = Vec::new();
+        let from = Position::at("golden.000001:4");
+        let request = ChangesRequest { tables, pattern, from, stop: None, lane: 0, watched: Vec::new() };
+        for seed in 0..2000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut bad = good.clone();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(0..bad.len());
+                let event = &mut bad[at];
+                // Mostly behind the header.
+                let place = if random.u8(0..8) > 0 {
+                    random.usize(event.len().min(19)..=event.len())
+                } else {
+                    random.usize(0..=event.len())
+                };
+                match random.u8(0..7) {
+                    0 => event.truncate(place),
+                    1 => event.splice(place..place, (0..random.usize(1..20)).map(|_| random.u8(..))).for_each(drop),
+                    2 => event.iter_mut().skip(place).take(8).for_each(|b| *b = 0xFF),
+                    3 => event.iter_mut().skip(place).take(random.usize(1..5)).for_each(|b| *b = random.u8(..)),
+                    4 if !event.is_empty() => event[4.min(place)] = random.u8(..),
+                    5 => bad.swap(at, random.usize(0..good.len())),
+                    _ => event.iter_mut().skip(place).take(1).for_each(|b| *b ^= 1 << random.u8(0..8)),
+                }
+            }
+            let from = LogPosition::parse(&request.from).unwrap();
+            let mut log = Log::new(from, &request, flavour == "mariadb", false, StreamOptions::new(1)).unwrap();
+            let outcome = bad.iter().try_for_each(|event| {
+                log.read(event)?;
+                // What only a server could answer.
+                if log.wanted().is_some() {
+                    log.found(None)?;
+                }
+                log.hand_out_if_complete()?;
+                while log.output().is_some() {}
+                Ok::<_, freshet_core::Error>(())
+            });
+            match outcome {
+                Ok(()) => read += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(read > 100 && refused > 100, "{read} read, {refused} refused");
+    let grown = resident().saturating_sub(before) >> 20;
+    assert!(grown < 400, "{grown} MiB more than before");
+}
+
 #[tokio::test]
 #[ignore = "records the captures anew"]
 async fn capture() {

@@ -92,6 +92,8 @@ pub(super) struct Log {
     at: u64,
     /// Names of savepoints, and how many rows each table had then.
     savepoints: Vec<(String, HashMap<TableName, usize>)>,
+    /// Events of the first file that end here or before were done before.
+    done: u64,
     /// It is known how the transaction ends.
     surveyed: bool,
     /// Events of the transaction that were taken back, by where they begin.
@@ -142,6 +144,7 @@ impl Log {
             schema_changes: 0,
             skip: request.from.event,
             split: false,
+            done: 0,
             begin: 4,
             at: 4,
             savepoints: Vec::new(),
@@ -161,6 +164,11 @@ impl Log {
             output: VecDeque::new(),
             inflated: Vec::new(),
         })
+    }
+
+    /// The server cannot be asked to begin at the position, but sends its file from the beginning.
+    pub(super) fn from_the_beginning_of_the_file(&mut self) {
+        (self.done, self.here) = (self.position.offset, 4);
     }
 
     /// The next thing to hand out.
@@ -212,6 +220,12 @@ impl Log {
         };
         let body = event.get(HEADER..).ok_or_else(|| self.corrupt("an event of the log is too short"))?;
         self.advance(&header);
+        if self.done > 0 && header.kind != kind::ROTATE {
+            if self.here <= self.done {
+                return Ok(());
+            }
+            self.done = 0;
+        }
         self.dispatch(&header, body)
     }
 
@@ -648,7 +662,8 @@ impl Log {
                 .with("transaction", xid)
                 .with("log position", self.place())
                 .hint("`freshet resync JOB TABLE` copies the table anew");
-                let tables: Vec<_> = self.schemas.keys().cloned().collect();
+                let followed = self.schemas.keys().filter(|t| !self.watched.contains(*t));
+                let tables: Vec<_> = followed.cloned().collect();
                 tables.iter().for_each(|table| self.suspend(table, error.clone()));
                 self.commit(&header)
             }
@@ -702,6 +717,7 @@ impl Log {
         self.roll_back()?;
         self.here = offset;
         if self.position.file != file {
+            self.done = 0;
             (self.position.file, self.position.offset) = (file, offset);
             // What the server makes up at the begin only says where it begins.
             self.moved |= !header.is_artificial();
@@ -1035,5 +1051,78 @@ impl<'a> RowsHead<'a> {
         super::compressed::inflate(c.rest(), out)?;
         out.splice(0..0, head.iter().copied());
         Some(RowsHead { body: out, ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An event as a server writes it, but for its size: what is not there is not read.
+    fn event(kind: u8, size: u32, next: u64, body: &[u8]) -> Vec<u8> {
+        let mut event = vec![1, 0, 0, 0, kind, 1, 0, 0, 0];
+        event.extend_from_slice(&size.to_le_bytes());
+        event.extend_from_slice(&(next as u32).to_le_bytes());
+        event.extend_from_slice(&[0, 0]);
+        event.extend_from_slice(body);
+        event
+    }
+
+    fn log(from: &str) -> Log {
+        let request = ChangesRequest {
+            tables: Vec::new(),
+            watched: Vec::new(),
+            pattern: TablePattern::database("d"),
+            from: Position::at(from),
+            stop: None,
+            lane: 0,
+        };
+        Log::new(LogPosition::parse(&request.from).unwrap(), &request, false, false, StreamOptions::new(1)).unwrap()
+    }
+
+    fn begin() -> Vec<u8> {
+        [&[0; 13][..], b"\0BEGIN"].concat()
+    }
+
+    fn commits(log: &mut Log) -> Vec<String> {
+        log.hand_out_if_complete().unwrap();
+        std::iter::from_fn(|| log.output())
+            .filter_map(|e| match e {
+                Event::Commit(commit) => Some(commit.position.commit),
+                _ => None,
+            })
+            .collect()
+    }
+
+    const GB: u64 = 1_000_000_000;
+
+    #[test]
+    fn files_beyond_4_gib() {
+        let mut log = log("b.000001:3000000000");
+        let mut at = 3 * GB;
+        for (size, next) in [(2 * GB, 5 * GB), (3 * GB, 8 * GB), (1_900_000_000, 9_900_000_000)] {
+            log.read(&event(kind::QUERY, 100, at + 100, &begin())).unwrap();
+            log.read(&event(kind::XID, (size - 100) as u32, next, &[0; 8])).unwrap();
+            assert_eq!(commits(&mut log), [format!("b.000001:{next}")]);
+            at = next;
+        }
+    }
+
+    #[test]
+    fn a_position_beyond_4_gib_is_found_from_the_beginning() {
+        let mut log = log("b.000001:5000000000");
+        log.from_the_beginning_of_the_file();
+        let rotate = [&4_u64.to_le_bytes()[..], b"b.000001"].concat();
+        log.read(&event(kind::ROTATE, 0, 0, &rotate)).unwrap();
+        let mut at = 4;
+        for (size, next) in [(3 * GB - 4, 3 * GB), (2 * GB, 5 * GB)] {
+            log.read(&event(kind::QUERY, 100, at + 100, &begin())).unwrap();
+            log.read(&event(kind::XID, (size - 100) as u32, next, &[0; 8])).unwrap();
+            assert_eq!(commits(&mut log), [""; 0]);
+            at = next;
+        }
+        log.read(&event(kind::QUERY, 100, at + 100, &begin())).unwrap();
+        log.read(&event(kind::XID, 31, at + 131, &[0; 8])).unwrap();
+        assert_eq!(commits(&mut log), ["b.000001:5000000131"]);
     }
 }

@@ -79,7 +79,11 @@ pub async fn open(
         Some(server) => from.of_server(server),
         None => from,
     };
-    let log = Log::new(from, request, flavour == Flavour::MariaDb, checksums, options)?;
+    let beyond = matches!(&dump, Dump::Position { offset: 4, file, .. } if !file.is_empty()) && from.offset > 4;
+    let mut log = Log::new(from, request, flavour == Flavour::MariaDb, checksums, options)?;
+    if beyond {
+        log.from_the_beginning_of_the_file();
+    }
     Ok(BinlogStream::new(connection.dump(&dump).await?, log, Again::new(server.clone())))
 }
 
@@ -137,10 +141,7 @@ async fn request_of(connection: &mut Connection, from: &LogPosition, server_id: 
         }
         (_, None) => {}
     }
-    let offset = u32::try_from(from.offset.max(4)).map_err(|_| {
-        Error::source_state("the position lies beyond 4 GiB in its file, where a server cannot be asked to begin")
-            .with("position", from)
-            .hint("switch global transaction ids on at the server (gtid_mode=ON), and sync anew")
-    })?;
+    // Beyond 4 GiB a server cannot be asked to begin: then it is asked for the whole file.
+    let offset = u32::try_from(from.offset.max(4)).unwrap_or(4);
     Ok(Dump::Position { server_id, file: from.file.clone(), offset })
 }
