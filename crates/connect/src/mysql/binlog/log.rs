@@ -167,7 +167,7 @@ impl Log {
     }
 
     /// The server cannot be asked to begin at the position, but sends its file from the beginning.
-    pub(super) fn from_the_beginning_of_the_file(&mut self) {
+    pub(super) fn read_file_from_its_beginning(&mut self) {
         (self.done, self.here) = (self.position.offset, 4);
     }
 
@@ -1111,7 +1111,7 @@ mod tests {
     #[test]
     fn a_position_beyond_4_gib_is_found_from_the_beginning() {
         let mut log = log("b.000001:5000000000");
-        log.from_the_beginning_of_the_file();
+        log.read_file_from_its_beginning();
         let rotate = [&4_u64.to_le_bytes()[..], b"b.000001"].concat();
         log.read(&event(kind::ROTATE, 0, 0, &rotate)).unwrap();
         let mut at = 4;

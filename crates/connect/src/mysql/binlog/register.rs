@@ -82,7 +82,7 @@ pub async fn open(
     let beyond = matches!(&dump, Dump::Position { offset: 4, file, .. } if !file.is_empty()) && from.offset > 4;
     let mut log = Log::new(from, request, flavour == Flavour::MariaDb, checksums, options)?;
     if beyond {
-        log.from_the_beginning_of_the_file();
+        log.read_file_from_its_beginning();
     }
     Ok(BinlogStream::new(connection.dump(&dump).await?, log, Again::new(server.clone())))
 }
