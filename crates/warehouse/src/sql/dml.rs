@@ -48,7 +48,7 @@ impl Session {
         let _turn = warehouse.turn(&changed.name).await;
         for attempt in 1.. {
             let snapshot = warehouse.snapshot();
-            let seen = snapshot.table(&changed.name).map(|v| v.written);
+            let seen = snapshot.table(&changed.name).map(|v| v.seen());
             let (table, rows, op) = match statement.clone() {
                 Statement::Update(update) => {
                     let (table, rows) = Box::pin(self.update(update, &snapshot)).await?;

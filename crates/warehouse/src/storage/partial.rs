@@ -220,7 +220,7 @@ fn whole(write: &TableWrite, partial: &Partial, of: &[Option<u32>], found: &Foun
         let filtered = ops.map(|ops| filter(&ops, &stays)).transpose().map_err(fail)?;
         ops = filtered.and_then(|ops| ops.as_any().downcast_ref::<Int8Array>().cloned());
     }
-    let seen = Some(found.view.written);
+    let seen = Some(found.view.seen());
     Ok(TableWrite { table: write.table.clone(), rows, ops, partial: None, seen })
 }
 

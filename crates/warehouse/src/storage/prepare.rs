@@ -14,6 +14,7 @@ use super::block;
 use super::engine::Shared;
 use super::key::{self, Keys};
 use super::segment::{Segment, SegmentWriter};
+use super::version::Seen;
 use crate::catalog::{Model, Table};
 use std::sync::Arc;
 
@@ -28,9 +29,8 @@ pub struct TableWrite {
     pub ops: Option<Int8Array>,
     /// Columns may be absent (not the key's); upserts take their values from rows that exist.
     pub partial: Option<Partial>,
-    /// The rows were found in this state of the table ([`super::version::TableView::written`]), and mean something only
-    /// as long as it lasts.
-    pub seen: Option<u64>,
+    /// The rows were found in this state of the table, and mean something only as long as it lasts.
+    pub seen: Option<Seen>,
 }
 
 impl TableWrite {
@@ -55,7 +55,7 @@ pub(crate) struct Prepared {
     /// The definition that it was checked against.
     pub(crate) version: u32,
     /// The state of the table in which the rows were found; `None`: they mean the same in any.
-    pub(crate) seen: Option<u64>,
+    pub(crate) seen: Option<Seen>,
     /// Whose live rows die, ascending, each once: every key that is written or deleted; of a multiset, hashes of the
     /// rows that are deleted.
     pub(crate) keys: Keys,

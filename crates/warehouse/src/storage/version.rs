@@ -89,7 +89,7 @@ pub struct TableView {
     /// Rows that a reader sees, exactly.
     pub live_rows: u64,
     /// The last transaction of this process that changed its rows; flush and compaction do not.
-    pub written: u64,
+    pub(crate) written: u64,
     delta: OnceLock<Vec<RecordBatch>>,
 }
 
@@ -106,12 +106,24 @@ impl Clone for TableView {
     }
 }
 
+/// A table in one state of its rows, by which a later write tells whether that lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    table: u64,
+    written: u64,
+}
+
 /// Chunks of a layer grow to this many rows by merging with their neighbour.
 const CHUNK_ROWS: usize = 8192;
 
 impl TableView {
     pub(crate) fn new(table: Arc<Table>) -> Self {
         TableView { table, segments: Vec::new(), layers: Vec::new(), live_rows: 0, written: 0, delta: OnceLock::new() }
+    }
+
+    /// The state of its rows.
+    pub fn seen(&self) -> Seen {
+        Seen { table: self.table.id, written: self.written }
     }
 
     /// The live rows in memory as rows of the table's current definition; computed once per version.

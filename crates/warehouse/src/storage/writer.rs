@@ -217,7 +217,7 @@ impl Writer {
         let mut tables = HashSet::new();
         for write in writes {
             let Some(view) = self.head.views.get(&write.table) else { return Ok(false) };
-            if view.table.version != write.version || write.seen.is_some_and(|seen| seen != view.written) {
+            if view.table.version != write.version || write.seen.is_some_and(|seen| seen != view.seen()) {
                 return Ok(false);
             }
             if !tables.insert(write.table) {

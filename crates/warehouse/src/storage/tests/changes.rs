@@ -250,6 +250,36 @@ async fn a_missing_base_is_an_error_when_the_target_should_be_exact() {
     assert_eq!(w.commit_stage(None, Vec::new(), parts).await.unwrap_err().kind, ErrorKind::Internal);
 }
 
+#[tokio::test]
+async fn what_was_seen_and_is_no_longer_so_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut w = Warehouse::open(dir.path(), manual()).await.unwrap();
+    w.ddl(None, [create("t", Model::Unique), create("shadow", Model::Unique)[1..].to_vec()].concat()).await.unwrap();
+    w.commit(None, vec![upserts("t", [(1, 1)]), upserts("shadow", [(2, 2)])]).await.unwrap();
+    w.close().await.unwrap();
+    for step in 0..5 {
+        drop(w);
+        w = Warehouse::open(dir.path(), manual()).await.unwrap();
+        let seen = Some(w.snapshot().table(&name("t")).unwrap().seen());
+        let lasts = match step {
+            0 => w.optimize().await.map(|()| true),
+            1 => w.commit(None, vec![upserts("t", [(3, 3)])]).await.map(|()| false),
+            2 => w.ddl(None, vec![Ddl::Truncate { table: name("t") }]).await.map(|()| false),
+            3 => {
+                let (table, by) = (name("t"), name("shadow"));
+                w.ddl(None, vec![Ddl::ReplaceTable { table, by, swap: true }]).await.map(|()| false)
+            }
+            _ => w.commit(None, vec![upserts("shadow", [(3, 3)])]).await.map(|()| true),
+        };
+        let done = w.commit(None, vec![TableWrite { seen, ..upserts("t", [(9, 9)]) }]).await;
+        match lasts.unwrap() {
+            true => done.unwrap(),
+            false => assert_eq!(done.unwrap_err().kind, ErrorKind::SinkUnavailable, "step {step}"),
+        }
+        w.close().await.unwrap();
+    }
+}
+
 /// A table's rows with how often each is there.
 fn counts(view: &TableView) -> BTreeMap<Vec<Option<String>>, usize> {
     let mut batches = view.delta().unwrap();
