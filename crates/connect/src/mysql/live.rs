@@ -483,3 +483,256 @@ async fn every_lane_has_a_number_of_its_own() {
         assert_ne!(b.source.replica.now(), before);
     }
 }
+
+/// Tables for partial row images: every way to be identified, every type.
+const PARTIAL: [&str; 6] = [
+    "CREATE TABLE one (id INT PRIMARY KEY, a INT DEFAULT 5, v VARCHAR(20) DEFAULT 'dé', b BLOB, t TEXT NOT NULL, n INT NOT NULL)",
+    "CREATE TABLE two (x INT, a INT NOT NULL, b VARCHAR(9) NOT NULL, c TEXT, d INT DEFAULT 7, PRIMARY KEY (b, a))",
+    "CREATE TABLE uni (x INT DEFAULT 1, b INT NOT NULL, a INT NOT NULL, c TEXT, UNIQUE KEY zz (b))",
+    "CREATE TABLE bag (a INT DEFAULT 9, v VARCHAR(20), b BLOB, t TEXT)",
+    "CREATE TABLE gen (id INT PRIMARY KEY, a INT, g INT AS (a + 1) STORED, ts TIMESTAMP(3) NOT NULL DEFAULT \
+     CURRENT_TIMESTAMP(3) ON UPDATE CURRENT_TIMESTAMP(3), e VARCHAR(20) DEFAULT (CONCAT('x', 1)), b BLOB)",
+    "CREATE TABLE kinds (id INT PRIMARY KEY, z INT, ti TINYINT UNSIGNED DEFAULT 200, bi BIGINT UNSIGNED DEFAULT 18446744073709551615, \
+     b1 BIT(1) DEFAULT b'1', b9 BIT(9) DEFAULT b'101', de DECIMAL(9,3) DEFAULT -1.5, dz DECIMAL(40,2) DEFAULT 0.25, f FLOAT DEFAULT 0.1, d DOUBLE DEFAULT -1e-300, \
+     da DATE DEFAULT '2020-1-2', dt DATETIME(2) DEFAULT '2020-01-02 03:04:05.67', ts TIMESTAMP NULL DEFAULT '2020-01-02 03:04:05', ti3 TIME(3) DEFAULT '-10:11:12.5', y YEAR DEFAULT 1999, \
+     c CHAR(5) DEFAULT 'c', cl CHAR(5) CHARACTER SET latin1 DEFAULT 'é', bn BINARY(4) DEFAULT 'ab', vb VARBINARY(4) DEFAULT 'xy', e ENUM('p','q') DEFAULT 'q', \
+     s SET('u','v','w') DEFAULT 'u,w', en ENUM('first','other') NOT NULL, nn VARCHAR(5) NOT NULL, ni BIGINT NOT NULL, j JSON)",
+];
+
+#[tokio::test]
+async fn rows_without_all_of_their_columns() {
+    for o in servers("rows_without_all_of_their_columns") {
+        let mut b = Bench::new(&o, "fr_partial").await;
+        for sql in PARTIAL {
+            b.run(sql).await;
+        }
+        let (low, tables) = b.begin().await;
+        let mut r = fastrand::Rng::with_seed(5);
+        let mut open = false;
+        for i in 0..900 {
+            if i % 5 == 0 {
+                let image = ["MINIMAL", "NOBLOB", "FULL"][r.usize(0..3)];
+                if open {
+                    b.run("COMMIT").await;
+                }
+                b.run(&format!("SET SESSION binlog_row_image = '{image}'")).await;
+                open = r.bool();
+                if open {
+                    b.run("BEGIN").await;
+                }
+            }
+            let (n, m) = (r.u32(0..12), r.u32(0..12));
+            let sql = match r.u8(0..18) {
+                0 => format!("INSERT IGNORE INTO one (id) VALUES ({n})"),
+                1 => format!("INSERT IGNORE INTO one (id, v, b) VALUES ({n}, NULL, 'blob{i}'), ({m}, 'v', NULL)"),
+                2 => format!("UPDATE one SET a = {i} WHERE id IN ({n}, {m})"),
+                3 => format!("UPDATE IGNORE one SET id = {m}, t = 't{i}' WHERE id = {n}"),
+                4 => format!("DELETE FROM one WHERE id = {n} OR a = {m}"),
+                5 => format!("INSERT INTO one (id, n) VALUES ({n}, {m}) ON DUPLICATE KEY UPDATE v = 'dup{i}'"),
+                6 => format!("INSERT IGNORE INTO two (a, b) VALUES ({n}, 'k{m}')"),
+                7 => format!("UPDATE IGNORE two SET b = 'k{m}', x = {i} WHERE a = {n}"),
+                8 => format!("UPDATE two SET c = REPEAT('c', {n}) WHERE a < {m}"),
+                9 => format!("INSERT IGNORE INTO uni (b, c) VALUES ({n}, 'u{i}')"),
+                10 => format!("UPDATE IGNORE uni SET b = {m} WHERE b = {n}"),
+                11 => format!("UPDATE uni SET x = {i} WHERE b = {n}"),
+                12 => format!("INSERT INTO bag (v, t) VALUES ('v{n}', NULL), ('v{n}', NULL), (NULL, 't')"),
+                13 => format!("UPDATE bag SET a = {m} WHERE v = 'v{n}' LIMIT 1"),
+                14 => format!("DELETE FROM bag WHERE v = 'v{n}' LIMIT 1"),
+                15 => format!("INSERT IGNORE INTO gen (id, a) VALUES ({n}, {m})"),
+                16 => format!("UPDATE gen SET {} WHERE id = {n}", ["a = a + 1", "b = 'b'", "e = 'e'"][r.usize(0..3)]),
+                _ => format!("INSERT INTO kinds (id, z) VALUES ({n}, {i}) ON DUPLICATE KEY UPDATE z = {i}"),
+            };
+            b.run(&sql).await;
+        }
+        if open {
+            b.run("COMMIT").await;
+        }
+        let mut replica = Replica::default();
+        for table in &tables {
+            replica.tables.insert(table.name.clone(), Copy::new(Arc::clone(table), Vec::new()));
+        }
+        let events = b.events(b.request(&low, &tables)).await;
+        let partial = events.iter().filter(|e| matches!(e, Event::Rows(batch) if batch.is_partial())).count();
+        let moves = |e: &&Event| matches!(e, Event::Rows(batch) if batch.ops().values().contains(&OP_MOVE));
+        assert!(partial > 20 && events.iter().any(|e| moves(&e)), "{partial} batches");
+        events.iter().for_each(|e| replica.apply(e));
+        assert!(replica.suspended.is_empty(), "{:?}", replica.suspended);
+        for table in &tables {
+            let printed = b.printed(table).await;
+            assert!(!printed.is_empty(), "{}", table.name);
+            assert_same(table, &replica.tables[&table.name].sorted(), &printed);
+        }
+    }
+}
+
+/// Where a server leaves out what only it knows, the table is suspended and says why.
+#[tokio::test]
+async fn computed_columns_that_are_not_logged_suspend_their_table() {
+    for o in servers("computed_columns_that_are_not_logged_suspend_their_table") {
+        let mut b = Bench::new(&o, "fr_virtual").await;
+        b.run("CREATE TABLE v (id INT PRIMARY KEY, a INT, g INT AS (a + 1) VIRTUAL)").await;
+        let (low, tables) = b.begin().await;
+        b.run("SET SESSION binlog_row_image = 'MINIMAL'").await;
+        b.run("INSERT INTO v (id, a) VALUES (1, 2)").await;
+        b.run("UPDATE v SET a = 5").await;
+        let mut replica = Replica::default();
+        replica.tables.insert(tables[0].name.clone(), Copy::new(Arc::clone(&tables[0]), Vec::new()));
+        b.events(b.request(&low, &tables)).await.iter().for_each(|e| replica.apply(e));
+        match replica.suspended.get(&tables[0].name) {
+            None => assert_same(&tables[0], &replica.tables[&tables[0].name].sorted(), &b.printed(&tables[0]).await),
+            Some(why) => assert!(!b.mysql && why.message.contains("without the column g"), "{why}"),
+        }
+    }
+}
+
+/// Migrations of tables with rows: what follows is the table, or the table is said to be rewritten.
+#[tokio::test]
+async fn definitions_change_under_rows() {
+    for o in servers("definitions_change_under_rows") {
+        let mut b = Bench::new(&o, "fr_ddl").await;
+        let mut exact = 0;
+        for (i, (create, alter, rewritten)) in [
+            (
+                "id INT PRIMARY KEY, a INT",
+                "ADD c VARCHAR(5) NOT NULL DEFAULT 'x' FIRST, ADD d DECIMAL(5,2) DEFAULT 1.5",
+                false,
+            ),
+            ("id INT PRIMARY KEY, a INT", "ADD c DATETIME DEFAULT CURRENT_TIMESTAMP", true),
+            ("id INT PRIMARY KEY, a INT", "ADD c INT AS (a + 1) STORED", true),
+            ("id INT PRIMARY KEY, a INT", "ADD c INT DEFAULT (1 + 1)", true),
+            ("id INT PRIMARY KEY, a INT", "ADD c INT NOT NULL AUTO_INCREMENT UNIQUE", true),
+            ("id INT PRIMARY KEY, a TEXT, b VARCHAR(9), c CHAR(3)", "CONVERT TO CHARACTER SET utf8mb3", true),
+            (
+                "id INT PRIMARY KEY, a TEXT CHARACTER SET latin1, b VARCHAR(20000) CHARACTER SET latin1",
+                "CONVERT TO CHARACTER SET utf8mb4",
+                false,
+            ),
+            ("id INT PRIMARY KEY, a BIGINT", "MODIFY a INT", true),
+            ("id INT PRIMARY KEY, a INT", "MODIFY a BIGINT", false),
+            ("id INT PRIMARY KEY, a INT", "MODIFY a INT UNSIGNED", true),
+            ("id INT PRIMARY KEY, a VARCHAR(20)", "MODIFY a INT", true),
+            ("id INT PRIMARY KEY, a INT", "MODIFY a VARCHAR(20)", true),
+            ("id INT PRIMARY KEY, a VARCHAR(20)", "MODIFY a VARCHAR(3)", true),
+            ("id INT PRIMARY KEY, a VARCHAR(20)", "MODIFY a VARCHAR(30), ORDER BY a", false),
+            ("id INT PRIMARY KEY, a INT, b INT", "RENAME COLUMN a TO b, RENAME COLUMN b TO a", false),
+            ("id INT PRIMARY KEY, a INT, b INT", "CHANGE a b INT, CHANGE b a INT", false),
+            ("id INT PRIMARY KEY, a INT, b INT", "MODIFY b INT FIRST, DROP COLUMN a", false),
+            ("id INT PRIMARY KEY, a INT NOT NULL DEFAULT 0", "DROP PRIMARY KEY, ADD PRIMARY KEY (a, id)", false),
+            ("id INT, a INT NOT NULL DEFAULT 0", "ADD UNIQUE u (a, id)", false),
+            ("id INT NOT NULL, a INT NOT NULL DEFAULT 0", "ADD UNIQUE u (a, id)", false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let table = format!("t{i}");
+            b.run(&format!("CREATE TABLE {table} ({create})")).await;
+            let schema = b.schema(&table).await;
+            let low = b.source.end(None).await.unwrap().position;
+            b.run(&format!("INSERT INTO {table} (id) VALUES (1), (2)")).await;
+            b.run(&format!("ALTER TABLE {table} {alter}")).await;
+            b.run(&format!("INSERT INTO {table} (id) VALUES (3)")).await;
+            let mut replica = Replica::default();
+            replica.tables.insert(schema.name.clone(), Copy::new(Arc::clone(&schema), Vec::new()));
+            for event in b.events(b.request(&low, &[Arc::clone(&schema)])).await {
+                replica.apply(&event);
+            }
+            assert!(replica.suspended.is_empty(), "{alter}: {:?}", replica.suspended);
+            let now = b.schema(&table).await;
+            let copy = &replica.tables[&schema.name];
+            assert_eq!(*copy.schema, *now, "{alter}");
+            assert_eq!(copy.rewritten, rewritten, "{alter}");
+            if !rewritten {
+                assert_same(&now, &copy.sorted(), &b.printed(&now).await);
+                exact += 1;
+            }
+        }
+        assert!(exact >= 9);
+    }
+}
+
+/// Names go round, and a table that was not followed takes the name of one that was.
+#[tokio::test]
+async fn names_change_under_rows() {
+    for o in servers("names_change_under_rows") {
+        let mut b = Bench::new(&o, "fr_names").await;
+        b.pattern = TablePattern::parse("fr_names.*,!fr_names.no*", None).unwrap();
+        for (table, n) in [("a", 1), ("b", 2), ("c", 3), ("no_new", 4), ("no_like", 5)] {
+            b.run(&format!("CREATE TABLE {table} (id INT PRIMARY KEY, {table} INT)")).await;
+            b.run(&format!("INSERT INTO {table} VALUES ({n}, {n})")).await;
+        }
+        let (low, tables) = b.begin().await;
+        assert_eq!(tables.len(), 3);
+        for sql in [
+            "RENAME TABLE a TO x, b TO a, x TO b",
+            "INSERT INTO a (id) VALUES (10)",
+            "RENAME TABLE a TO x, b TO a, c TO b, x TO c",
+            "INSERT INTO b (id) VALUES (20)",
+            "CREATE TABLE l LIKE a",
+            "INSERT INTO l (id) VALUES (30)",
+            "CREATE TABLE s AS SELECT id, a FROM a",
+            "RENAME TABLE a TO a_old, no_new TO a",
+            "INSERT INTO a (id) VALUES (40)",
+            "INSERT INTO a_old (id) VALUES (50)",
+            "SET SESSION sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'",
+            "CREATE TABLE IF NOT EXISTS \"q\" (\"id\" INT PRIMARY KEY, \"it's\" VARCHAR(9) DEFAULT '\\')",
+            "INSERT INTO q (id) VALUES (1)",
+            "DROP TABLE IF EXISTS nothing, l",
+        ] {
+            b.run(sql).await;
+        }
+        let mut replica = Replica::default();
+        for table in &tables {
+            let mut rows = vec![vec![Some("1".into()), Some("1".into())]];
+            rows[0].fill(Some(
+                match table.name.table.as_str() {
+                    "a" => "1",
+                    "b" => "2",
+                    _ => "3",
+                }
+                .to_string(),
+            ));
+            replica.tables.insert(table.name.clone(), Copy::new(Arc::clone(table), rows));
+        }
+        b.events(b.request(&low, &tables)).await.iter().for_each(|e| replica.apply(e));
+        assert!(replica.suspended.is_empty(), "{:?}", replica.suspended);
+        assert_eq!(replica.strangers, [TableName::new("fr_names", "a")]);
+        let names: Vec<&str> = replica.tables.keys().map(|t| t.table.as_str()).collect();
+        assert_eq!(names, ["a_old", "b", "c", "q", "s"]);
+        for (name, copy) in &replica.tables {
+            let now = b.schema(&name.table).await;
+            assert_eq!(*copy.schema, *now);
+            assert_same(&now, &copy.sorted(), &b.printed(&now).await);
+        }
+    }
+}
+
+/// Compressed logs of both servers, with statements large and small, in transactions and alone.
+#[tokio::test]
+async fn compressed_logs() {
+    for o in servers("compressed_logs") {
+        let mut b = Bench::new(&o, "fr_zip").await;
+        b.run("CREATE TABLE z (id INT PRIMARY KEY, t LONGTEXT)").await;
+        let (low, tables) = b.begin().await;
+        let on =
+            if b.mysql { "SET SESSION binlog_transaction_compression = ON" } else { "SET GLOBAL log_bin_compress = 1" };
+        b.run(on).await;
+        let mut sql = vec!["BEGIN".to_string()];
+        sql.extend((0..200).map(|n| format!("INSERT INTO z VALUES ({n}, REPEAT('text{n} ', 2000))")));
+        sql.push("COMMIT".into());
+        sql.extend((0..50).map(|n| format!("UPDATE z SET t = CONCAT(t, '!') WHERE id = {n}")));
+        sql.push("ALTER TABLE z ADD x VARCHAR(5) DEFAULT 'x'".into());
+        sql.push("DELETE FROM z WHERE id > 150".into());
+        for sql in &sql {
+            b.run(sql).await;
+        }
+        if !b.mysql {
+            b.run("SET GLOBAL log_bin_compress = 0").await;
+        }
+        let mut replica = Replica::default();
+        replica.tables.insert(tables[0].name.clone(), Copy::new(Arc::clone(&tables[0]), Vec::new()));
+        b.events(b.request(&low, &tables)).await.iter().for_each(|e| replica.apply(e));
+        assert!(replica.suspended.is_empty(), "{:?}", replica.suspended);
+        let now = b.schema("z").await;
+        assert_same(&now, &replica.tables[&now.name].sorted(), &b.printed(&now).await);
+    }
+}

@@ -161,6 +161,11 @@ impl<'a> Query<'a> {
         self.sql_mode & 0x4 != 0
     }
 
+    /// Values that do not fit are refused, not cut off.
+    pub(super) fn strict(&self) -> bool {
+        self.sql_mode & 0x60_0000 != 0
+    }
+
     pub(super) fn no_backslash_escapes(&self) -> bool {
         self.sql_mode & 0x10_0000 != 0
     }

@@ -1,16 +1,22 @@
 //! `ALTER TABLE`. All clauses are read first, then brought into the order in which a server applies them: columns
 //! dropped, columns changed in place, new and moved columns in the order of their clauses, the key, the table's own
 //! name and comment.
+//!
+//! A clause changes the definition only; or it changes values in a way that everybody computes alike (a new column with
+//! a constant, a wider type); or it changes rows in a way that only the server knows. Behind such steps comes a
+//! [`TableChange::Rewrite`] with the reasons: the table has to be copied again.
 
 use freshet_core::schema::Column;
 use freshet_core::{ColumnPosition, DefaultValue, Error, Result, TableChange, TableName, TableSchema};
 
-use super::column::{ColumnDef, Raw, UNIQUE_KEY_MARK, parse_check, parse_default, system_versioned};
+use super::column::{
+    ColumnDef, GENERATED_MARK, Raw, UNIQUE_KEY_MARK, parse_charset, parse_check, parse_default, system_versioned,
+};
 use super::create::{TableOption, is_index, key_columns, parse_option};
 use super::cursor::Cursor;
 use super::lexer::Token;
-use super::{Parsed, Statement, Steps, renamed_into, skip_wait};
-use crate::mysql::types::{Charset, MysqlType};
+use super::{Parsed, Statement, Steps, skip_wait};
+use crate::mysql::types::{Charset, LobSize, MysqlType};
 
 /// Clauses about how the server stores and reaches the rows, which stay what they are.
 const PLAIN_CLAUSES: [&str; 22] = [
@@ -39,7 +45,7 @@ const PLAIN_CLAUSES: [&str; 22] = [
 ];
 
 /// Clauses by which rows appear or disappear without being in the log.
-const ROW_CLAUSES: [&str; 8] = [
+const ROW_CLAUSES: [&str; 7] = [
     "DROP PARTITION",
     "TRUNCATE PARTITION",
     "EXCHANGE PARTITION",
@@ -47,7 +53,6 @@ const ROW_CLAUSES: [&str; 8] = [
     "CONVERT TABLE",
     "DISCARD",
     "IMPORT",
-    "CONVERT TO",
 ];
 
 /// What one clause says about columns and key.
@@ -79,20 +84,34 @@ enum Clause {
         if_not_exists: bool,
     },
     Key(Option<Vec<String>>),
+    /// A unique index.
+    Unique(Vec<String>),
     DropIndex(String),
     Charset(Option<String>),
+    /// `CONVERT TO CHARACTER SET`.
+    Convert(Option<String>),
+    /// The rows become others, for this reason.
+    Rewrite(String),
+    /// The other table of `EXCHANGE PARTITION`.
+    Exchanged(TableName),
+    /// A table that became a partition.
+    Taken(TableName),
+    /// A table that a partition became.
+    Made(TableName),
     Comment(String),
     RenameTable(TableName),
 }
 
 impl Statement<'_> {
-    pub(super) fn alter_table(&self, c: &mut Cursor<'_>) -> Result<Parsed> {
+    pub(super) fn alter_table(&self, c: &mut Cursor<'_>, ignore: bool) -> Result<Parsed> {
         c.eat("IF EXISTS");
         let name = c.table_name(self.context)?;
         skip_wait(c);
         let Some(schema) = self.tables.get(&name) else {
             return Ok(match self.new_name(c) {
-                Some(to) if self.pattern.matches(&to) => self.done(vec![to.clone()], Err(renamed_into(&name, &to))),
+                Some(to) if self.pattern.matches(&to) => {
+                    self.done(Vec::new(), Ok(vec![(name, TableChange::RenameTable { to })]))
+                }
                 _ => Parsed::Unrelated,
             });
         };
@@ -102,7 +121,7 @@ impl Statement<'_> {
                     def.json_check &= self.context.mariadb;
                 }
             }
-            self.apply(schema, clauses)
+            self.apply(schema, clauses, ignore)
         });
         Ok(self.done(vec![name], steps))
     }
@@ -131,10 +150,31 @@ impl Statement<'_> {
     }
 
     fn clause(&self, c: &mut Cursor<'_>, out: &mut Vec<Clause>) -> Result<()> {
-        if let Some(clause) = ROW_CLAUSES.iter().find(|w| c.sees(w)) {
-            return Err(Error::unsupported(format!("{clause} changes rows without writing them to the log")));
-        }
-        if c.eat("PARTITION BY") || c.eat("ORDER BY") {
+        if let Some(clause) = c.eat_one(&ROW_CLAUSES) {
+            if clause == "CONVERT TABLE" {
+                out.push(Clause::Taken(c.table_name(self.context)?));
+            }
+            // Each of them stands alone; commas are between partitions.
+            while !c.is_end() {
+                if c.eat("WITH TABLE") {
+                    out.push(Clause::Exchanged(c.table_name(self.context)?));
+                } else if c.eat("TO TABLE") {
+                    out.push(Clause::Made(c.table_name(self.context)?));
+                } else {
+                    c.advance();
+                }
+            }
+            out.push(Clause::Rewrite(format!("{clause} changes rows without writing them to the log")));
+        } else if c.eat("CONVERT TO") {
+            let charset = match parse_charset(c)? {
+                Some(charset) => charset,
+                None => return Err(c.unexpected("CHARACTER SET")),
+            };
+            if c.eat("COLLATE") {
+                c.name_or_text()?;
+            }
+            out.push(Clause::Convert((charset != "default").then_some(charset)));
+        } else if c.eat("PARTITION BY") || c.eat("ORDER BY") {
             while c.advance().is_some() {}
         } else if c.eat_one(&PLAIN_CLAUSES).is_some() {
             c.skip_clause();
@@ -175,14 +215,25 @@ impl Statement<'_> {
         Ok(())
     }
 
-    fn apply(&self, schema: &TableSchema, clauses: Vec<Clause>) -> Result<Steps> {
-        let mut work =
-            Work { schema: schema.clone(), steps: Steps::new(), charset: self.charset_of(schema), later: Vec::new() };
+    fn apply(&self, schema: &TableSchema, clauses: Vec<Clause>, ignore: bool) -> Result<Steps> {
+        let mut work = Work {
+            schema: schema.clone(),
+            steps: Steps::new(),
+            charset: self.charset_of(schema),
+            later: Vec::new(),
+            cuts_off: ignore || !self.context.strict,
+            json_is_text: self.context.mariadb,
+            rewrites: Vec::new(),
+        };
         for clause in &clauses {
             match clause {
                 Clause::Charset(charset) => {
                     let database = self.context.charsets.of(&schema.name.database);
                     work.charset = Some(charset.clone().unwrap_or_else(|| database.to_string()));
+                }
+                Clause::Convert(charset) => {
+                    let database = self.context.charsets.of(&schema.name.database);
+                    work.convert(charset.as_deref().unwrap_or(database))?;
                 }
                 Clause::Drop { name, if_exists } => {
                     if let Some(name) = work.existing(name, *if_exists)? {
@@ -213,6 +264,35 @@ impl Statement<'_> {
             }
         }
         work.set_key(&clauses)?;
+        let mut others = Vec::new();
+        for clause in &clauses {
+            match clause {
+                Clause::Rewrite(reason) => work.rewrites.push(reason.clone()),
+                Clause::Key(Some(_)) | Clause::Unique(_) if ignore => {
+                    work.rewrites.push("IGNORE drops rows that are there twice".into());
+                }
+                Clause::Exchanged(name) if self.tables.contains_key(name) => {
+                    let reason = format!("rows are exchanged with {}", schema.name);
+                    others.push((name.clone(), TableChange::Rewrite { reason }));
+                }
+                Clause::Taken(name) if self.tables.contains_key(name) => {
+                    others.push((name.clone(), TableChange::DropTable));
+                }
+                Clause::Made(name) if self.pattern.matches(name) => {
+                    let made = TableSchema { name: name.clone(), ..work.schema.clone() };
+                    let reason = format!("its rows were a partition of {}", schema.name);
+                    others.push((name.clone(), TableChange::CreateTable(made)));
+                    others.push((name.clone(), TableChange::Rewrite { reason }));
+                }
+                _ => {}
+            }
+        }
+        work.rewrites.dedup();
+        if !work.rewrites.is_empty() {
+            let reason = std::mem::take(&mut work.rewrites).join("; ");
+            work.push(TableChange::Rewrite { reason })?;
+        }
+        work.steps.extend(others);
         for clause in clauses {
             match clause {
                 Clause::Comment(comment) if comment != work.schema.comment => {
@@ -236,6 +316,24 @@ impl Statement<'_> {
             _ => None,
         }
     }
+}
+
+/// The steps of a new unique index.
+///
+/// # Errors
+/// When it names columns that are not known.
+pub(super) fn unique_added(schema: &TableSchema, columns: Vec<String>) -> Result<Steps> {
+    let mut work = Work {
+        schema: schema.clone(),
+        steps: Steps::new(),
+        charset: None,
+        later: Vec::new(),
+        cuts_off: false,
+        json_is_text: false,
+        rewrites: Vec::new(),
+    };
+    work.set_key(&[Clause::Unique(columns)])?;
+    Ok(work.steps)
 }
 
 /// Whether dropping this index takes the key away.
@@ -275,8 +373,14 @@ fn add(c: &mut Cursor<'_>, out: &mut Vec<Clause>) -> Result<()> {
         out.push(Clause::Key(Some(key_columns(c)?.1)));
         return Ok(());
     }
-    if ahead.sees("UNIQUE") || ahead.sees("FOREIGN KEY") {
-        // A table without a key stays without one: its rows can be followed as they were.
+    if ahead.sees("FOREIGN KEY") {
+        c.skip_clause();
+        return Ok(());
+    }
+    if ahead.eat("UNIQUE") {
+        *c = ahead;
+        c.eat_one(&["INDEX", "KEY"]);
+        out.push(Clause::Unique(key_columns(c)?.1));
         c.skip_clause();
         return Ok(());
     }
@@ -371,6 +475,12 @@ struct Work {
     charset: Option<String>,
     /// Renames to names that another column still had, and the names that these columns have meanwhile.
     later: Vec<(String, String)>,
+    /// What does not fit a new type is cut off rather than refused.
+    cuts_off: bool,
+    /// A JSON column is a text with a check, as in MariaDB.
+    json_is_text: bool,
+    /// Why the rows become others.
+    rewrites: Vec<String>,
 }
 
 impl Work {
@@ -419,10 +529,6 @@ impl Work {
     /// `CHANGE` and `MODIFY`: only what really differs becomes a step.
     fn change(&mut self, from: &str, def: &ColumnDef, if_exists: bool) -> Result<()> {
         let Some(from) = self.existing(from, if_exists)? else { return Ok(()) };
-        if def.generated {
-            return Err(Error::unsupported("a generated column was changed: its values may have been computed anew")
-                .with("column", &def.name));
-        }
         let old = self.column(&from)?.clone();
         let renames = self.steps.len();
         self.rename(from, &def.name)?;
@@ -443,16 +549,19 @@ impl Work {
             new.source_type.push_str(UNIQUE_KEY_MARK);
         }
         if new.source_type != old.source_type {
-            if let Some(why) = rewritten(&type_of(&old)?, &type_of(&new)?) {
-                return Err(Error::unsupported(format!("a change of type that {why}"))
-                    .with("column", name)
-                    .with("from", old.source_type)
-                    .with("to", new.source_type));
+            if let Some(why) = rewritten(&type_of(&old)?, &type_of(&new)?, self.cuts_off) {
+                self.rewrites.push(format!("column {name}: the change of type {why}"));
             }
             let (to, source_type) = (new.data_type, new.source_type);
             self.push(TableChange::ChangeType { name: name.clone(), from: old.data_type, to, source_type })?;
         }
+        if def.generated {
+            self.rewrites.push(format!("column {name}: its values are computed by the server"));
+        }
         if new.nullable != old.nullable {
+            if self.cuts_off && old.nullable {
+                self.rewrites.push(format!("column {name}: NULL becomes another value"));
+            }
             self.push(TableChange::SetNullable { name: name.clone(), nullable: new.nullable })?;
         }
         if new.default != old.default {
@@ -479,31 +588,29 @@ impl Work {
         if if_not_exists && self.schema.column(&def.name).is_some() {
             return Ok(());
         }
-        let invisible = |what: &str| {
-            Error::unsupported(format!("a new column whose values in the rows that are there {what}"))
-                .with("column", &def.name)
-        };
-        if def.generated || def.auto_increment {
-            return Err(invisible("the server computes"));
-        }
         let mut column = def.column(self.charset.as_deref())?;
         let of = type_of(&column)?;
-        match &column.default {
-            Some(DefaultValue::CurrentTimestamp(_)) => return Err(invisible("are the time of the statement")),
-            Some(DefaultValue::Expression(text)) => return Err(invisible(&format!("are {text}"))),
-            Some(DefaultValue::Literal(_)) | None => {}
-        }
         let declared = column.default.clone();
-        if declared.is_none() && !column.nullable {
+        if declared.is_none() && !column.nullable && !def.generated && !def.auto_increment {
             // The rows that are there hold the type's own zero, although no such default is declared.
-            column.default =
-                Some(implicit_default(&of).ok_or_else(|| invisible("have no value that could be stored"))?);
+            column.default = implicit_default(&of);
         }
-        if column.default.is_some() && matches!(of, MysqlType::Json) {
-            return Err(invisible("are a JSON document"));
-        }
-        if column.default.is_some() && matches!(column.data_type, freshet_core::DataType::Bytes { .. }) {
-            return Err(invisible("are bytes, which cannot be declared as a default at the target"));
+        let computed = match &column.default {
+            _ if def.generated || def.auto_increment => Some("are computed by the server".to_string()),
+            Some(DefaultValue::CurrentTimestamp(_)) => Some("are the time of the statement".into()),
+            Some(DefaultValue::Expression(text)) => Some(format!("are {text}")),
+            Some(_) if matches!(of, MysqlType::Json) => Some("are a JSON document".into()),
+            Some(_) if matches!(column.data_type, freshet_core::DataType::Bytes { .. }) => {
+                Some("are bytes, which a target cannot declare as a default".into())
+            }
+            // Literals are in the time zone of the session.
+            Some(_) if matches!(of, MysqlType::Timestamp { .. }) => Some("depend on the session's time zone".into()),
+            None if !column.nullable => Some("are a date that does not exist".into()),
+            Some(DefaultValue::Literal(_)) | None => None,
+        };
+        if let Some(why) = &computed {
+            self.rewrites.push(format!("column {}: the values in the rows that are there {why}", column.name));
+            column.default.clone_from(&declared);
         }
         let (name, only_implied) = (column.name.clone(), column.default != declared);
         let position = match position {
@@ -545,6 +652,17 @@ impl Work {
                 _ => {}
             }
         }
+        if key.as_ref().map_or(!self.schema.has_key(), Vec::is_empty) {
+            // The first unique index over columns that are never NULL is the key of a table without one.
+            let not_null = |k: &String| self.schema.column(k).is_some_and(|c| !c.nullable);
+            let unique = clauses.iter().find_map(|clause| match clause {
+                Clause::Unique(columns) if !columns.is_empty() && columns.iter().all(not_null) => Some(columns),
+                _ => None,
+            });
+            if let Some(columns) = unique {
+                return self.set_unique_key(columns);
+            }
+        }
         let Some(key) = key else { return Ok(()) };
         let key = key.iter().map(|k| Ok(self.column(k)?.name.clone())).collect::<Result<Vec<_>>>()?;
         for name in &key {
@@ -553,6 +671,84 @@ impl Work {
             }
         }
         if key == self.schema.key { Ok(()) } else { self.push(TableChange::ChangeKey { key }) }
+    }
+}
+
+impl Work {
+    /// The columns of a unique key are marked, because dropping any index may drop the key.
+    fn set_unique_key(&mut self, columns: &[String]) -> Result<()> {
+        let key = columns.iter().map(|k| Ok(self.column(k)?.name.clone())).collect::<Result<Vec<_>>>()?;
+        for name in &key {
+            let Column { data_type, source_type, .. } = self.column(name)?.clone();
+            if !source_type.ends_with(UNIQUE_KEY_MARK) {
+                let marked = format!("{source_type}{UNIQUE_KEY_MARK}");
+                let (name, to) = (name.clone(), data_type.clone());
+                self.push(TableChange::ChangeType { name, from: data_type, to, source_type: marked })?;
+            }
+        }
+        self.push(TableChange::ChangeKey { key })
+    }
+
+    /// `CONVERT TO CHARACTER SET`: a text that no longer holds as many characters as before gets the next size.
+    fn convert(&mut self, to: &str) -> Result<()> {
+        self.charset = Some(to.to_string());
+        for column in self.schema.columns.clone() {
+            let old = type_of(&column)?;
+            let old_charset = match &old {
+                // MariaDB's are texts, MySQL's have no character set.
+                MysqlType::Json if to == "utf8mb4" || !self.json_is_text => continue,
+                MysqlType::Json => Charset::Utf8mb4,
+                other => match charset(other) {
+                    Some(charset) => charset,
+                    None => continue,
+                },
+            };
+            let plain = match &old {
+                MysqlType::Json => "longtext".to_string(),
+                MysqlType::Char { chars, .. } => format!("char({chars})"),
+                MysqlType::VarChar { chars, .. } => format!("varchar({chars})"),
+                MysqlType::Text { size, .. } => text_name(*size).to_string(),
+                _ => continue,
+            };
+            let mut new = MysqlType::parse(&format!("{plain} character set {to}"))?;
+            if let MysqlType::Text { size, charset } = &mut new
+                && matches!(old, MysqlType::Text { .. })
+                && charset.max_bytes() > old_charset.max_bytes()
+            {
+                *size = next_size(*size);
+            }
+            if charset(&new).is_none() {
+                return Err(Error::unsupported("a table was converted to bytes").with("column", &column.name));
+            }
+            if new == old {
+                continue;
+            }
+            if let Some(why) = rewritten(&old, &new, self.cuts_off) {
+                self.rewrites.push(format!("column {}: the change of type {why}", column.name));
+            }
+            let marks = [GENERATED_MARK, UNIQUE_KEY_MARK].iter().filter(|m| column.source_type.contains(**m));
+            let source_type = marks.fold(new.to_string(), |text, mark| text + mark);
+            let (name, from) = (column.name, column.data_type);
+            self.push(TableChange::ChangeType { name, from, to: new.data_type(), source_type })?;
+        }
+        Ok(())
+    }
+}
+
+fn text_name(size: LobSize) -> &'static str {
+    match size {
+        LobSize::Tiny => "tinytext",
+        LobSize::Normal => "text",
+        LobSize::Medium => "mediumtext",
+        LobSize::Long => "longtext",
+    }
+}
+
+fn next_size(size: LobSize) -> LobSize {
+    match size {
+        LobSize::Tiny => LobSize::Normal,
+        LobSize::Normal => LobSize::Medium,
+        LobSize::Medium | LobSize::Long => LobSize::Long,
     }
 }
 
@@ -592,35 +788,99 @@ pub(in crate::mysql) fn implicit_default(of: &MysqlType) -> Option<DefaultValue>
 }
 
 /// Why values that are there cannot be converted exactly as the server did it; `None` when they can be, or when a
-/// target that cannot do it says so itself.
-fn rewritten(old: &MysqlType, new: &MysqlType) -> Option<&'static str> {
+/// target that cannot do it says so itself. `cuts_off`: the server cuts off what does not fit; otherwise it would have
+/// refused the change.
+fn rewritten(old: &MysqlType, new: &MysqlType, cuts_off: bool) -> Option<&'static str> {
     use MysqlType::*;
-    let timestamp = |t: &MysqlType| matches!(t, Timestamp { .. });
-    let bytes = |t: &MysqlType| matches!(t, Binary { .. } | VarBinary { .. } | Blob { .. });
-    let text = |t: &MysqlType| charset(t).is_some() || matches!(t, Json);
-    let float = |t: &MysqlType| matches!(t, Float | Double);
+    if old == new {
+        return None;
+    }
     let digits = |t: &MysqlType| match t {
         DateTime { digits } | Timestamp { digits } | Time { digits } => Some(*digits),
         _ => None,
     };
-    match (old, new) {
-        _ if timestamp(old) != timestamp(new) => Some("depends on the time zone of the session that made it"),
-        _ if bytes(old) != bytes(new) => Some("turns bytes into text or text into bytes"),
-        _ if float(old) && !float(new) => Some("prints or rounds floating point numbers"),
-        (Double, Float) => Some("rounds values"),
-        (_, Float | Double) if !float(old) => Some("rounds values"),
-        (Decimal { scale: a, .. }, Decimal { scale: b, .. }) if b < a => Some("rounds values"),
-        (Decimal { .. }, _) if !matches!(new, Decimal { .. }) && !text(new) => Some("rounds values"),
-        (Enum { .. } | Set { .. }, _) if !text(new) && !matches!(new, Enum { .. } | Set { .. }) => {
-            Some("replaces members by their numbers")
-        }
-        (Json, _) | (_, Json) => Some("rewrites documents"),
-        _ => match (charset(old), charset(new), digits(old), digits(new)) {
-            (Some(a), Some(b), ..) if a != b && b != Charset::Utf8mb4 && a != Charset::Ascii => {
+    if let (Some((low, high)), Some((new_low, new_high))) = (integers(old), integers(new)) {
+        return (cuts_off && (low < new_low || high > new_high)).then_some("cuts off numbers");
+    }
+    if let (Some(a), Some(b)) = (text_size(old), text_size(new)) {
+        let (from, to) = (charset(old), charset(new));
+        return match (old, new) {
+            _ if cuts_off && from != to && to != Some(Charset::Utf8mb4) && from != Some(Charset::Ascii) => {
                 Some("loses characters that the new character set does not have")
             }
-            (_, _, Some(a), Some(b)) if b < a => Some("rounds values"),
+            // Strict servers cut spaces off as well.
+            _ if b < a => Some("cuts off texts"),
+            (Char { .. }, Char { .. }) => None,
+            (_, Char { .. }) => Some("cuts off spaces"),
+            _ => None,
+        };
+    }
+    match (old, new) {
+        (Timestamp { .. }, Timestamp { .. }) | (DateTime { .. }, DateTime { .. }) | (Time { .. }, Time { .. }) => {
+            (digits(new) < digits(old)).then_some("rounds values")
+        }
+        (Timestamp { .. }, _) | (_, Timestamp { .. }) => Some("depends on the time zone of the session that made it"),
+        (Date, DateTime { .. }) => None,
+        (Decimal { precision: p, scale: a }, Decimal { precision: q, scale: b }) => match (b < a, q - b < p - a) {
+            (true, _) => Some("rounds values"),
+            (_, true) if cuts_off => Some("cuts off numbers"),
             _ => None,
         },
+        (_, Decimal { precision, scale }) if integers(old).is_some() => {
+            (cuts_off && precision - scale < 20).then_some("cuts off numbers")
+        }
+        (Float, Double) => None,
+        (Enum { members: a }, Enum { members: b }) | (Set { members: a }, Set { members: b }) => {
+            (cuts_off && !a.iter().all(|m| b.contains(m))).then_some("loses members")
+        }
+        (Enum { .. } | Set { .. }, VarChar { .. } | Text { .. }) => cuts_off.then_some("may cut off texts"),
+        (VarBinary { length: a } | Binary { length: a }, VarBinary { length: b }) => {
+            (b < a).then_some("cuts off bytes")
+        }
+        (Binary { .. } | VarBinary { .. } | Blob { .. }, Binary { .. }) => Some("fills bytes up with zeros"),
+        (Binary { .. } | VarBinary { .. }, Blob { size }) => {
+            (!matches!(size, LobSize::Medium | LobSize::Long)).then_some("may cut off bytes")
+        }
+        (Blob { size: a }, Blob { size: b }) => (lob_bytes(*b) < lob_bytes(*a)).then_some("cuts off bytes"),
+        (Bit { bits: a }, Bit { bits: b }) if b >= a && *a > 1 => None,
+        (Json, _) | (_, Json) => Some("rewrites documents"),
+        (Binary { .. } | VarBinary { .. } | Blob { .. }, _) | (_, Binary { .. } | VarBinary { .. } | Blob { .. }) => {
+            Some("turns bytes into something else or something else into bytes")
+        }
+        _ => Some("converts values as only the server does"),
+    }
+}
+
+/// The least and the greatest integer of a type.
+fn integers(of: &MysqlType) -> Option<(i128, i128)> {
+    let (bits, unsigned) = match of {
+        MysqlType::TinyInt { unsigned } => (8, unsigned),
+        MysqlType::SmallInt { unsigned } => (16, unsigned),
+        MysqlType::MediumInt { unsigned } => (24, unsigned),
+        MysqlType::Int { unsigned } => (32, unsigned),
+        MysqlType::BigInt { unsigned } => (64, unsigned),
+        _ => return None,
+    };
+    Some(match unsigned {
+        true => (0, (1 << bits) - 1),
+        false => (-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
+    })
+}
+
+/// Characters that certainly fit in a text.
+fn text_size(of: &MysqlType) -> Option<u64> {
+    Some(match of {
+        MysqlType::Char { chars, .. } | MysqlType::VarChar { chars, .. } => u64::from(*chars),
+        MysqlType::Text { size, charset } => lob_bytes(*size) / u64::from(charset.max_bytes()),
+        _ => return None,
+    })
+}
+
+fn lob_bytes(size: LobSize) -> u64 {
+    match size {
+        LobSize::Tiny => 255,
+        LobSize::Normal => 65_535,
+        LobSize::Medium => 16_777_215,
+        LobSize::Long => 4_294_967_295,
     }
 }

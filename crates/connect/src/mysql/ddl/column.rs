@@ -340,6 +340,7 @@ pub(in crate::mysql) fn default_of_sql(text: &str, of: &MysqlType) -> Option<Def
         charsets: &charsets,
         mariadb: true,
         lower_case_names: false,
+        strict: true,
     };
     let tokens = lexer::tokens(text, &context);
     let mut c = Cursor::new(text, &tokens);

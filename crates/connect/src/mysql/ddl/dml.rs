@@ -184,6 +184,7 @@ mod tests {
             charsets: &Charsets::default(),
             mariadb: true,
             lower_case_names: false,
+            strict: true,
         })
     }
 

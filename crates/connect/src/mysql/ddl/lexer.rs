@@ -242,6 +242,7 @@ mod tests {
             charsets: &charsets,
             mariadb,
             lower_case_names: false,
+            strict: true,
         };
         let all = tokens(sql, &context);
         for t in &all {

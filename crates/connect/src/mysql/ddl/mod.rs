@@ -45,6 +45,8 @@ pub struct Context<'a> {
     pub mariadb: bool,
     /// `lower_case_table_names` is 1: names of databases and tables are lower case, however they are written.
     pub lower_case_names: bool,
+    /// `sql_mode` is strict: a change of type fails rather than cutting off what does not fit.
+    pub strict: bool,
 }
 
 /// What a statement means.
@@ -75,7 +77,7 @@ const SHOWN: usize = 300;
 ///
 /// A statement about other tables is [`Parsed::Unrelated`] even when it cannot be read. A table that is renamed stays
 /// followed under its new name, whether that matches or not; one that is renamed to a matching name without having been
-/// followed cannot be followed, because its columns are not known. `CREATE TABLE IF NOT EXISTS` of a table that is not
+/// followed is a [`TableChange::RenameTable`] of a table that is not in `tables`: its columns are not known here. `CREATE TABLE IF NOT EXISTS` of a table that is not
 /// in `tables` is a new table: a table that exists but is suspended the caller has to know.
 pub fn parse(
     sql: &str,
@@ -109,14 +111,20 @@ impl Statement<'_> {
             if c.eat("TABLE") {
                 return self.create_table(&mut c, replace);
             }
+            if c.eat("UNIQUE INDEX") {
+                return self.create_unique_index(&mut c);
+            }
             if replace && (c.eat("DATABASE") || c.eat("SCHEMA")) {
                 return self.drop_database(&mut c);
             }
             return Ok(Parsed::Unrelated);
         }
         if c.eat("ALTER") {
-            while c.eat_one(&["ONLINE", "IGNORE"]).is_some() {}
-            return if c.eat("TABLE") { self.alter_table(&mut c) } else { Ok(Parsed::Unrelated) };
+            let mut ignore = false;
+            while let Some(word) = c.eat_one(&["ONLINE", "IGNORE"]) {
+                ignore |= word == "IGNORE";
+            }
+            return if c.eat("TABLE") { self.alter_table(&mut c, ignore) } else { Ok(Parsed::Unrelated) };
         }
         if c.eat("DROP") {
             return match c.eat_one(&["TABLES", "TABLE", "DATABASE", "SCHEMA", "INDEX"]) {
@@ -196,10 +204,24 @@ impl Statement<'_> {
         Ok(self.done(vec![name], steps))
     }
 
+    /// A unique index is the key of a table that had none.
+    fn create_unique_index(&self, c: &mut Cursor<'_>) -> Result<Parsed> {
+        c.eat("IF NOT EXISTS");
+        c.name()?;
+        if c.eat("USING") {
+            c.name()?;
+        }
+        c.expect("ON")?;
+        let name = c.table_name(self.context)?;
+        let Some(schema) = self.tables.get(&name) else { return Ok(Parsed::Unrelated) };
+        let steps = create::key_columns(c).and_then(|(_, columns)| alter::unique_added(schema, columns));
+        Ok(self.done(vec![name], steps))
+    }
+
     fn rename_tables(&self, c: &mut Cursor<'_>) -> Result<Parsed> {
         c.eat("IF EXISTS");
         let mut present: HashSet<TableName> = self.tables.keys().cloned().collect();
-        let (mut steps, mut strangers) = (Steps::new(), Vec::new());
+        let mut steps = Steps::new();
         loop {
             let from = c.table_name(self.context)?;
             skip_wait(c);
@@ -209,30 +231,14 @@ impl Statement<'_> {
                 present.insert(to.clone());
                 steps.push((from, TableChange::RenameTable { to }));
             } else if self.pattern.matches(&to) {
-                strangers.push((from, to));
+                // Its columns are not known: whoever gets this step copies the table.
+                steps.push((from, TableChange::RenameTable { to }));
             }
             if !c.eat_symbol(',') {
-                break;
+                return Ok(self.done(Vec::new(), Ok(steps)));
             }
         }
-        let Some((from, to)) = strangers.first() else { return Ok(self.done(Vec::new(), Ok(steps))) };
-        let why = renamed_into(from, to);
-        // A name may stand on both sides (a swap), but a table in between never existed outside of the statement.
-        let mut touched: Vec<TableName> = Vec::new();
-        let followed = steps.iter().map(|(from, _)| from).filter(|t| self.tables.contains_key(*t));
-        for name in followed.chain(strangers.iter().map(|(_, to)| to)) {
-            if !touched.contains(name) {
-                touched.push(name.clone());
-            }
-        }
-        Ok(self.done(touched, Err(why)))
     }
-}
-
-/// Why a table that got a matching name cannot be followed.
-fn renamed_into(from: &TableName, to: &TableName) -> Error {
-    Error::unsupported(format!("{from}, which was not followed, was renamed to {to}"))
-        .hint(format!("sync {to} again, and select {from} as well if such renames are usual (online schema changes)"))
 }
 
 /// MariaDB's `WAIT 10` and `NOWAIT`.

@@ -19,6 +19,7 @@ fn run(sql: &str, tables: &Tables) -> Parsed {
         charsets: &charsets,
         mariadb: true,
         lower_case_names: false,
+        strict: true,
     };
     parse(sql, &context, tables, &TablePattern::parse("shop.*,!shop.no*", None).unwrap())
 }
@@ -206,21 +207,12 @@ fn tables() {
             ("TRUNCATE TABLE x", "-"),
             ("RENAME TABLE t TO t2, u TO other.u", "t: rename shop.t2; u: rename other.u"),
             ("RENAME TABLE t TO tmp, u TO t, tmp TO u", "t: rename shop.tmp; u: rename shop.t; tmp: rename shop.u"),
-            (
-                "RENAME TABLE x TO y2, other.a TO other.b",
-                "! shop.y2: shop.x, which was not followed, was renamed to shop.y2",
-            ),
-            (
-                "RENAME TABLE t TO no_old, no_new TO t",
-                "! shop.t: shop.no_new, which was not followed, was renamed to shop.t",
-            ),
+            ("RENAME TABLE x TO y2, other.a TO other.b", "x: rename shop.y2"),
+            ("RENAME TABLE t TO no_old, no_new TO t", "t: rename shop.no_old; no_new: rename shop.t"),
             ("RENAME TABLE other.a TO other.b", "-"),
             ("RENAME USER a TO b", "-"),
             ("ALTER TABLE x ADD y what is this", "-"),
-            (
-                "ALTER TABLE no_new ENGINE=InnoDB, RENAME TO t9",
-                "! shop.t9: shop.no_new, which was not followed, was renamed to shop.t9",
-            ),
+            ("ALTER TABLE no_new ENGINE=InnoDB, RENAME TO t9", "no_new: rename shop.t9"),
             ("DROP INDEX i ON t", "-"),
             ("DROP INDEX `PRIMARY` ON t", "t: key "),
             (
@@ -284,10 +276,13 @@ fn alter() {
                 "ALTER TABLE t MODIFY b DECIMAL(7,2) NOT NULL COMMENT 'c' FIRST",
                 "t: type b decimal(5,2) -> decimal(7,2) decimal(7,2); t: move b first",
             ),
-            ("ALTER TABLE t MODIFY b DECIMAL(7,1)", "! shop.t: a change of type that rounds values"),
+            (
+                "ALTER TABLE t MODIFY b DECIMAL(7,1)",
+                "t: type b decimal(5,2) -> decimal(7,1) decimal(7,1); t: nullable b true; t: comment b ; t: rewrites rows: column b: the change of type rounds values",
+            ),
             (
                 "ALTER TABLE t MODIFY a VARCHAR(5) CHARSET latin1",
-                "! shop.t: a change of type that loses characters that the new character set does not have",
+                "t: type a string(5) -> string(5) varchar(5) character set latin1; t: default a None",
             ),
             (
                 "ALTER TABLE t ALTER c SET DEFAULT 5, ALTER COLUMN a DROP DEFAULT",
@@ -314,37 +309,84 @@ fn alter() {
             ),
             (
                 "ALTER TABLE t ADD x DATETIME DEFAULT CURRENT_TIMESTAMP",
-                "! shop.t: a new column whose values in the rows that are there are the time of the statement",
+                "t: add x datetime null =CurrentTimestamp(0); t: rewrites rows: column x: the values in the rows that are there are the time of the statement",
             ),
             (
                 "ALTER TABLE t ADD x INT DEFAULT (rand())",
-                "! shop.t: a new column whose values in the rows that are there are (rand())",
+                "t: add x int null =Expression(\"(rand())\"); t: rewrites rows: column x: the values in the rows that are there are (rand())",
             ),
             (
                 "ALTER TABLE t ADD x INT AS (c + 1)",
-                "! shop.t: a new column whose values in the rows that are there the server computes",
+                "t: add x int generated null; t: rewrites rows: column x: the values in the rows that are there are computed by the server",
             ),
             (
                 "ALTER TABLE t ADD x INT AUTO_INCREMENT UNIQUE",
-                "! shop.t: a new column whose values in the rows that are there the server computes",
+                "t: add x int null; t: rewrites rows: column x: the values in the rows that are there are computed by the server",
             ),
             (
                 "ALTER TABLE t ADD x DATE NOT NULL",
-                "! shop.t: a new column whose values in the rows that are there have no value that could be stored",
+                "t: add x date; t: rewrites rows: column x: the values in the rows that are there are a date that does not exist",
             ),
-            (
-                "ALTER TABLE t CONVERT TO CHARACTER SET utf8mb4",
-                "! shop.t: CONVERT TO changes rows without writing them to the log",
-            ),
+            ("ALTER TABLE t CONVERT TO CHARACTER SET utf8mb4", "-"),
             (
                 "ALTER TABLE t DROP PARTITION p0",
-                "! shop.t: DROP PARTITION changes rows without writing them to the log",
+                "t: rewrites rows: DROP PARTITION changes rows without writing them to the log",
             ),
             ("ALTER TABLE t ADD PARTITION (PARTITION p1 VALUES LESS THAN (5))", "-"),
             ("ALTER TABLE t MODIFY zz INT", "! shop.t: column zz is not known"),
             ("ALTER TABLE t ADD a INT", "! shop.t: column a exists already"),
             ("ALTER TABLE t ADD SYSTEM VERSIONING", "! shop.t: the table is system-versioned"),
             ("ALTER TABLE t FROB x", "! shop.t: expected a clause of ALTER TABLE, found 'FROB x'"),
+        ],
+    );
+}
+
+#[test]
+fn rewrites() {
+    let tables = followed(&[
+        "CREATE TABLE t (id INT PRIMARY KEY, a VARCHAR(5), b INT, c TINYTEXT CHARSET latin1)",
+        "CREATE TABLE o (id INT PRIMARY KEY)",
+        "CREATE TABLE k (a INT NOT NULL, b INT)",
+    ]);
+    let partition = "changes rows without writing them to the log";
+    check(
+        &tables,
+        &[
+            (
+                "ALTER TABLE t EXCHANGE PARTITION p WITH TABLE o WITHOUT VALIDATION",
+                &format!(
+                    "t: rewrites rows: EXCHANGE PARTITION {partition}; o: rewrites rows: rows are exchanged with shop.t"
+                ),
+            ),
+            (
+                "ALTER TABLE t CONVERT TABLE o TO PARTITION p VALUES LESS THAN (5)",
+                &format!("t: rewrites rows: CONVERT TABLE {partition}; o: drop"),
+            ),
+            (
+                "ALTER TABLE o CONVERT PARTITION p TO TABLE n2",
+                &format!(
+                    "o: rewrites rows: CONVERT PARTITION {partition}; n2: create id int key(id); n2: rewrites rows: its rows were a partition of shop.o"
+                ),
+            ),
+            ("ALTER TABLE t COALESCE PARTITION 2", "-"),
+            ("ALTER TABLE t TRUNCATE PARTITION p0, p1", &format!("t: rewrites rows: TRUNCATE PARTITION {partition}")),
+            ("ALTER TABLE t DISCARD TABLESPACE", &format!("t: rewrites rows: DISCARD {partition}")),
+            ("ALTER TABLE t ORDER BY a DESC, b", "-"),
+            (
+                "ALTER TABLE t CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+                "t: type c string -> string text character set utf8mb4",
+            ),
+            ("ALTER IGNORE TABLE t ADD UNIQUE (a)", "t: rewrites rows: IGNORE drops rows that are there twice"),
+            ("ALTER TABLE k ADD UNIQUE (b)", "-"),
+            ("ALTER TABLE k ADD UNIQUE (a)", "k: type a int32 -> int32 int unique key; k: key a"),
+            ("CREATE UNIQUE INDEX i ON k (a DESC)", "k: type a int32 -> int32 int unique key; k: key a"),
+            (
+                "ALTER TABLE t MODIFY b CHAR(9) CHARSET utf8mb4, MODIFY a INT",
+                "t: type b int32 -> string(9) char(9) character set utf8mb4; t: type a string(5) -> int32 int; \
+                 t: rewrites rows: column b: the change of type converts values as only the server does; \
+                 column a: the change of type converts values as only the server does",
+            ),
+            ("ALTER TABLE t MODIFY b SMALLINT", "t: type b int32 -> int16 smallint"),
         ],
     );
 }
@@ -389,6 +431,7 @@ fn modes() {
         charsets: &charsets,
         mariadb: false,
         lower_case_names: true,
+        strict: true,
     };
     let pattern = TablePattern::parse("shop.*", None).unwrap();
     let parsed =
