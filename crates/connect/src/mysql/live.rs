@@ -485,7 +485,7 @@ async fn every_lane_has_a_number_of_its_own() {
 }
 
 /// Tables for partial row images: every way to be identified, every type.
-const PARTIAL: [&str; 6] = [
+pub(super) const PARTIAL: [&str; 6] = [
     "CREATE TABLE one (id INT PRIMARY KEY, a INT DEFAULT 5, v VARCHAR(20) DEFAULT 'dé', b BLOB, t TEXT NOT NULL, n INT NOT NULL)",
     "CREATE TABLE two (x INT, a INT NOT NULL, b VARCHAR(9) NOT NULL, c TEXT, d INT DEFAULT 7, PRIMARY KEY (b, a))",
     "CREATE TABLE uni (x INT DEFAULT 1, b INT NOT NULL, a INT NOT NULL, c TEXT, UNIQUE KEY zz (b))",
@@ -734,5 +734,38 @@ async fn compressed_logs() {
         assert!(replica.suspended.is_empty(), "{:?}", replica.suspended);
         let now = b.schema("z").await;
         assert_same(&now, &replica.tables[&now.name].sorted(), &b.printed(&now).await);
+    }
+}
+
+/// A transaction that is larger than a batch comes in several, each of them bounded, before its commit.
+#[tokio::test]
+async fn large_transactions_come_in_parts() {
+    for o in servers("large_transactions_come_in_parts") {
+        let mut b = Bench::new(&o, "fr_large").await;
+        b.run("CREATE TABLE s (id INT PRIMARY KEY, t VARCHAR(200)) ENGINE=InnoDB").await;
+        b.run("CREATE TABLE l (id INT AUTO_INCREMENT PRIMARY KEY, t VARCHAR(200)) ENGINE=InnoDB").await;
+        let values = (0..500).map(|n| format!("({n}, REPEAT('x', 150))")).collect::<Vec<_>>().join(", ");
+        b.run(&format!("INSERT INTO s VALUES {values}")).await;
+        let (low, tables) = b.begin().await;
+        b.run("BEGIN").await;
+        for n in 0..5 {
+            b.run(&format!("INSERT INTO l (t) SELECT a.t FROM s AS a, (SELECT id FROM s LIMIT {}) AS b", 80 + n)).await;
+        }
+        b.run("COMMIT").await;
+        let (mut parts, mut rows, mut together) = (0, 0, 0);
+        for event in b.events(b.request(&low, &tables)).await {
+            match event {
+                Event::Rows(batch) => {
+                    parts += 1;
+                    rows += batch.rows.num_rows();
+                    together = together.max(parts);
+                    assert!(batch.rows.num_rows() < 70_000 && batch.bytes() < 40 << 20, "{}", batch.bytes());
+                }
+                Event::Commit(_) => parts = 0,
+                _ => panic!("{event:?}"),
+            }
+        }
+        assert_eq!(rows, 500 * (80 + 81 + 82 + 83 + 84));
+        assert!(together >= 3, "{together} batches");
     }
 }

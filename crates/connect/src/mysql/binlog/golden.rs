@@ -1,5 +1,6 @@
 //! Golden captures: log files that real servers wrote, replayed through the decoder and compared with what those servers
-//! printed for the same tables. `golden/FLAVOUR.binlog` is the file, `golden/FLAVOUR.json` the printed contents.
+//! printed for the same tables. `golden/FLAVOUR.binlog` is the file, `golden/FLAVOUR.json` the printed contents; with
+//! `-parts` behind it, of rows without all of their columns and of compressed transactions.
 //! `cargo test -p freshet-connect capture -- --ignored` records them anew from the servers that the
 //! environment names.
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use freshet_core::{ChangesRequest, Position, TablePattern};
 
 use super::super::MySql;
+use super::super::live::{Bench, PARTIAL, Replica};
 use super::super::wire::{Connection, Flavour, live::servers};
 use super::live::{CHANGES, JSON, JSON_OPAQUE, Rows, SETUP, apply, printed, run};
 use super::log::Log;
@@ -23,7 +25,14 @@ fn file(flavour: &str, ending: &str) -> PathBuf {
 
 /// The tables that a log file amounts to.
 fn replay(bytes: &[u8], mariadb: bool) -> Tables {
-    let pattern = TablePattern::parse("fr_types.*", None).unwrap();
+    let mut tables = Tables::new();
+    each_event(bytes, mariadb, "fr_types.*", |event| apply(&mut tables, event));
+    tables
+}
+
+/// Hands every event of a log file about these tables on.
+fn each_event(bytes: &[u8], mariadb: bool, pattern: &str, mut with: impl FnMut(&freshet_core::Event)) {
+    let pattern = TablePattern::parse(pattern, None).unwrap();
     let request = ChangesRequest {
         tables: Vec::new(),
         pattern,
@@ -34,7 +43,6 @@ fn replay(bytes: &[u8], mariadb: bool) -> Tables {
     };
     let from = LogPosition::parse(&request.from).unwrap();
     let mut log = Log::new(from, &request, mariadb, true, StreamOptions::new(1)).unwrap();
-    let mut tables = Tables::new();
     let mut at = 4;
     while at < bytes.len() {
         let size = u32::from_le_bytes(bytes[at + 9..at + 13].try_into().unwrap()) as usize;
@@ -42,10 +50,9 @@ fn replay(bytes: &[u8], mariadb: bool) -> Tables {
         at += size;
         log.hand_out_if_complete().unwrap();
         while let Some(event) = log.output() {
-            apply(&mut tables, &event);
+            with(&event);
         }
     }
-    tables
 }
 
 fn in_json(tables: &Tables) -> String {
@@ -190,5 +197,82 @@ async fn capture() {
         let tables = printed(&MySql::new(&url).unwrap(), &pattern).await;
         let tables = tables.into_iter().map(|(schema, rows)| (schema.name.table, rows)).collect();
         std::fs::write(file(flavour, "json"), in_json(&tables)).unwrap();
+    }
+}
+
+/// The tables of a capture as they are printed, by name.
+type Printed = BTreeMap<String, Vec<Vec<Option<String>>>>;
+
+#[test]
+fn captures_of_parts_decode_to_what_the_server_printed() {
+    for flavour in ["mariadb", "mysql"] {
+        let bytes = std::fs::read(file(&format!("{flavour}-parts"), "binlog")).unwrap();
+        let expected = std::fs::read_to_string(file(&format!("{flavour}-parts"), "json")).unwrap();
+        let expected: Printed = serde_json::from_str(&expected).unwrap();
+        let (mut replica, mut partial) = (Replica::default(), 0);
+        each_event(&bytes, flavour == "mariadb", "fr_golden.*", |event| {
+            partial += usize::from(matches!(event, freshet_core::Event::Rows(batch) if batch.is_partial()));
+            replica.apply(event);
+        });
+        assert!(replica.suspended.is_empty(), "{flavour}: {:?}", replica.suspended);
+        assert!(partial > 5, "{flavour}: {partial}");
+        let got: Printed = replica.tables.iter().map(|(name, copy)| (name.table.clone(), copy.sorted())).collect();
+        assert!(got == expected, "{flavour}: {got:#?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "records the captures anew"]
+async fn capture_parts() {
+    for o in servers("capture_parts") {
+        let mut b = Bench::new(&o, "fr_golden").await;
+        let flavour = if b.mysql { "mysql-parts" } else { "mariadb-parts" };
+        b.run("FLUSH BINARY LOGS").await;
+        for sql in PARTIAL {
+            b.run(sql).await;
+        }
+        for (i, image) in ["MINIMAL", "NOBLOB", "FULL", "MINIMAL"].into_iter().enumerate() {
+            b.run(&format!("SET SESSION binlog_row_image = '{image}'")).await;
+            if i == 3 {
+                let on = if b.mysql { "SESSION binlog_transaction_compression" } else { "GLOBAL log_bin_compress" };
+                b.run(&format!("SET {on} = 1")).await;
+                if !b.mysql {
+                    b.run("SET GLOBAL log_bin_compress_min_len = 10").await;
+                }
+            }
+            for sql in [
+                format!("INSERT INTO one (id) VALUES ({i}), (1{i})"),
+                format!("INSERT INTO one (id, v, b) VALUES (2{i}, NULL, REPEAT('blob', 50))"),
+                format!("UPDATE one SET a = {i}, t = 't' WHERE id > 1"),
+                format!("UPDATE one SET id = 3{i} WHERE id = 2{i}"),
+                format!("DELETE FROM one WHERE id = 1{i}"),
+                format!("INSERT INTO two (a, b) VALUES ({i}, 'k')"),
+                format!("UPDATE two SET b = 'l{i}', x = 4 WHERE a = {i}"),
+                format!("INSERT INTO uni (b, a) VALUES ({i}, 5)"),
+                format!("UPDATE uni SET b = b + 10 WHERE b = {i}"),
+                format!("INSERT INTO bag (v) VALUES ('{i}'), ('{i}')"),
+                format!("UPDATE bag SET a = 1 WHERE v = '{i}' LIMIT 1"),
+                "DELETE FROM bag WHERE a = 1 LIMIT 1".into(),
+                format!("INSERT INTO gen (id, a) VALUES ({i}, 2)"),
+                "UPDATE gen SET a = a + 1".into(),
+                format!("INSERT INTO kinds (id) VALUES ({i})"),
+            ] {
+                b.run(&sql).await;
+            }
+        }
+        if !b.mysql {
+            b.run("SET GLOBAL log_bin_compress = 0, log_bin_compress_min_len = 256").await;
+        }
+        let name = b.c.query("SELECT @@log_bin_basename").await.unwrap();
+        let logs = b.c.query("SHOW BINARY LOGS").await.unwrap();
+        let last = logs.last().unwrap().get_str(0).unwrap().to_string();
+        b.run("FLUSH BINARY LOGS").await;
+        let path = PathBuf::from(name[0].get_str(0).unwrap()).with_file_name(last);
+        std::fs::copy(path, file(flavour, "binlog")).unwrap();
+        let mut printed = Printed::new();
+        for table in ["one", "two", "uni", "bag", "gen", "kinds"] {
+            printed.insert(table.into(), b.printed(&b.schema(table).await).await);
+        }
+        std::fs::write(file(flavour, "json"), serde_json::to_string_pretty(&printed).unwrap() + "\n").unwrap();
     }
 }
