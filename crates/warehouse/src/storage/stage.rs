@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use freshet_core::{Error, Result, Writer};
+use freshet_core::{Error, ErrorKind, Result, Writer};
 use roaring::RoaringBitmap;
 
 use super::merge::Moved;
@@ -129,6 +129,21 @@ impl Staged {
             return Ok(false);
         }
         self.transaction(&Stage::Part(part.clone())).map(|_| true)
+    }
+
+    /// Two transactions in parts on one table would not know of each other's rows.
+    ///
+    /// # Errors
+    /// `SinkUnavailable` when another has put rows aside for the write's table.
+    pub(crate) fn check_alone(&self, write: &Prepared, part: &Part) -> Result<()> {
+        match self.others(write, &Stage::Part(part.clone())).next() {
+            None => Ok(()),
+            Some(((job, _), _)) => Err(Error::new(
+                ErrorKind::SinkUnavailable,
+                format!("job {job} is writing a large transaction to this table"),
+            )
+            .hint("let only one job write to a table")),
+        }
     }
 
     /// Puts a write aside, with the rows that die by it.

@@ -277,6 +277,7 @@ impl Writer {
         let mut resolved = Vec::with_capacity(writes.len());
         for write in &writes {
             let Some(base) = self.head.views.get(&write.table) else { return Ok(Done::Stale) };
+            self.staged.check_alone(write, part).map_err(|e| e.with("table", &base.table.name))?;
             let view = self.staged.upon(base, &Stage::Part(part.clone()))?;
             let Some(dead) = self.resolve(write, &view)? else { return Ok(Done::Stale) };
             resolved.push(dead);
