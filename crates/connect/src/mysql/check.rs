@@ -151,16 +151,17 @@ impl Server {
         });
     }
 
-    /// MySQL logs all that a part of a row needs. MariaDB leaves out what a REPLACE sets back to its default, and what it
-    /// computes: its own replicas lose the former as well.
+    /// MySQL logs all that a part of a row needs. MariaDB leaves out what it computes, and what a REPLACE sets back to
+    /// its default, which its own replicas lose; the statement's text beside the rows tells.
     fn row_image(&self, out: &mut Vec<Finding>) {
         let Some(value) = self.value("binlog_row_image") else { return };
         out.push(match value.eq_ignore_ascii_case("FULL") || !self.mariadb {
             true => Finding::new("row image", Verdict::Ok, value),
             false => {
                 let message = format!(
-                    "binlog_row_image is {value}: a REPLACE, or LOAD DATA … REPLACE, that does not name all columns is \
-                     logged by MariaDB without those that it sets back to their defaults"
+                    "binlog_row_image is {value}: MariaDB then does not log virtual columns, whose tables are suspended, \
+                     nor what a REPLACE sets back to its default, which is read from its text \
+                     (binlog_annotate_row_events = ON) unless a trigger does it"
                 );
                 Finding::new("row image", Verdict::Warning, message).fix(self.set("binlog_row_image", "'FULL'"))
             }

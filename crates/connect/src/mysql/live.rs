@@ -769,3 +769,38 @@ async fn large_transactions_come_in_parts() {
         assert!(together >= 3, "{together} batches");
     }
 }
+
+/// MariaDB logs a REPLACE as an update without the columns that it sets back to their defaults; the statement's text says
+/// what they are.
+#[tokio::test]
+async fn replaced_rows_take_their_defaults() {
+    for o in servers("replaced_rows_take_their_defaults") {
+        let mut b = Bench::new(&o, "fr_replace").await;
+        b.run("CREATE TABLE r (id INT PRIMARY KEY, a INT DEFAULT 3, t TEXT, u INT NOT NULL DEFAULT 0, UNIQUE (u))")
+            .await;
+        let (low, tables) = b.begin().await;
+        for (i, image) in ["MINIMAL", "NOBLOB"].into_iter().enumerate() {
+            b.run(&format!("SET SESSION binlog_row_image = '{image}'")).await;
+            b.run(&format!("INSERT INTO r VALUES ({i}, 9, 'text', {i}), (1{i}, 9, 'text', 1{i})")).await;
+            b.run(&format!("REPLACE INTO r (id, u) VALUES ({i}, {i})")).await;
+            b.run(&format!("REPLACE INTO r (id, u) VALUES (2{i}, 1{i})")).await;
+        }
+        let end = b.source.end(None).await.unwrap().position;
+        let mut options = super::binlog::StreamOptions::new(fastrand::u32(1 << 24..1 << 31));
+        options.statements = true;
+        let c = Connection::connect(&o).await.unwrap();
+        let mut stream = super::binlog::open(c, &o, &b.request(&low, &tables), options).await.unwrap();
+        let mut replica = Replica::default();
+        replica.tables.insert(tables[0].name.clone(), Copy::new(Arc::clone(&tables[0]), Vec::new()));
+        loop {
+            let event = tokio::time::timeout(Duration::from_secs(20), freshet_core::ChangeStream::next(&mut stream));
+            let event = event.await.expect("the stream hangs").unwrap();
+            replica.apply(&event);
+            if matches!(&event, Event::Commit(c) if b.source.compare(&c.position, &end).is_none_or(|o| o.is_ge())) {
+                break;
+            }
+        }
+        assert!(replica.suspended.is_empty(), "{:?}", replica.suspended);
+        assert_same(&tables[0], &replica.tables[&tables[0].name].sorted(), &b.printed(&tables[0]).await);
+    }
+}

@@ -111,6 +111,12 @@ async fn may_log_rollbacks(c: &mut Connection) -> Result<bool> {
     Ok(!rows.first().and_then(|r| r.get_str(0)).is_some_and(|v| v == "ON" || v == "1"))
 }
 
+/// Whether sessions log whole rows unless they say otherwise.
+async fn logs_whole_rows(c: &mut Connection) -> Result<bool> {
+    let rows = c.query("SELECT @@global.binlog_row_image").await?;
+    Ok(rows.first().and_then(|r| r.get_str(0)).is_none_or(|image| image.eq_ignore_ascii_case("FULL")))
+}
+
 #[async_trait]
 impl Source for MySql {
     async fn tables(&self, wanted: &TablePattern) -> Result<Vec<Discovered>> {
@@ -151,6 +157,7 @@ impl Source for MySql {
         options.charsets = discover::charsets(&mut c).await?;
         let rows = c.query("SELECT @@lower_case_table_names").await?;
         options.side_effects = SideEffects::ask(&mut c).await?;
+        options.statements = c.server.flavour == Flavour::MariaDb && !logs_whole_rows(&mut c).await?;
         options.look_ahead = may_log_rollbacks(&mut c).await?;
         options.lower_case_names = rows.first().and_then(|r| r.number(0)) == Some(1_u8);
         let stream = binlog::open(c, &self.address.connect, &request, options).await?;

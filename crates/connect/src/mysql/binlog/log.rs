@@ -85,6 +85,8 @@ pub(super) struct Log {
     schema_changes: u64,
     /// Schema changes of the first transaction that were done before.
     skip: u64,
+    /// The statement whose rows come is a REPLACE: columns that its updates do not hold take their defaults.
+    replaces: bool,
     /// Parts of this transaction have been handed out already.
     split: bool,
     /// Where the transaction begins in its file.
@@ -144,6 +146,7 @@ impl Log {
             in_transaction: false,
             schema_changes: 0,
             skip: request.from.event,
+            replaces: false,
             split: false,
             done: 0,
             begin: 4,
@@ -278,6 +281,10 @@ impl Log {
                 self.inflated = scratch;
                 done
             }
+            kind::MARIADB_ANNOTATE_ROWS => {
+                self.replaces = statement::replaces(&String::from_utf8_lossy(body));
+                Ok(())
+            }
             kind::ROTATE => self.rotate(header, body),
             kind::XA_PREPARE => self.xa_prepare(header, body),
             kind::FORMAT_DESCRIPTION if !header.is_artificial() => self.roll_back(),
@@ -302,7 +309,6 @@ impl Log {
             | kind::PREVIOUS_GTIDS
             | kind::TRANSACTION_CONTEXT
             | kind::VIEW_CHANGE
-            | kind::MARIADB_ANNOTATE_ROWS
             | kind::MARIADB_BINLOG_CHECKPOINT
             | kind::MARIADB_START_ENCRYPTION => Ok(()),
             _ if header.is_ignorable() => Ok(()),
@@ -414,7 +420,7 @@ impl Log {
             return Ok(());
         };
         let key_changes = self.decoders[at].key_changes;
-        match self.decoders[at].apply(change, rows.body) {
+        match self.decoders[at].apply(change, rows.body, self.replaces) {
             Ok(n) => {
                 if let Some(parent) = parent {
                     let key_changed = self.decoders[at].key_changes != key_changes;
@@ -504,6 +510,7 @@ impl Log {
         self.begin = self.at;
         self.xa = gtid.is_xa().then(|| Gathered::from(self.at));
         self.in_transaction = !gtid.is_standalone();
+        self.replaces = false;
         Ok(())
     }
 

@@ -30,6 +30,8 @@ pub struct StreamOptions {
     pub look_ahead: bool,
     /// By what else than row events tables change.
     pub(in crate::mysql) side_effects: SideEffects,
+    /// MariaDB: whether to ask for the texts of statements, which say what a REPLACE that is logged in part means.
+    pub statements: bool,
     /// Rows gathered before they are handed out.
     pub batch_rows: usize,
     /// Bytes of log gathered before they are handed out.
@@ -51,6 +53,7 @@ impl StreamOptions {
             lower_case_names: false,
             look_ahead: true,
             side_effects: SideEffects::default(),
+            statements: false,
             batch_rows: 65_536,
             batch_bytes: 16 << 20,
             heartbeat: Duration::from_secs(5),
@@ -73,7 +76,7 @@ pub async fn open(
     let from = LogPosition::parse(&request.from)?;
     let flavour = connection.server.flavour;
     let checksums = prepare(&mut connection, &options).await?;
-    let dump = request_of(&mut connection, &from, options.server_id).await?;
+    let dump = request_of(&mut connection, &from, &options).await?;
     connection.set_read_timeout(options.lost_after);
     let from = match &options.server {
         Some(server) => from.of_server(server),
@@ -116,7 +119,8 @@ pub(super) async fn announce(connection: &mut Connection) -> Result<bool> {
 
 /// By transaction ids where the position has them and the server is sure to number all of its transactions, else by
 /// file and offset.
-async fn request_of(connection: &mut Connection, from: &LogPosition, server_id: u32) -> Result<Dump> {
+async fn request_of(connection: &mut Connection, from: &LogPosition, options: &StreamOptions) -> Result<Dump> {
+    let StreamOptions { server_id, statements, .. } = *options;
     match (connection.server.flavour, from.known_gtids()) {
         (Flavour::MariaDb, Some(gtids @ GtidSet::MariaDb(_))) => {
             connection
@@ -124,7 +128,7 @@ async fn request_of(connection: &mut Connection, from: &LogPosition, server_id: 
                     "SET @slave_connect_state = '{gtids}', @slave_gtid_strict_mode = 0, @slave_gtid_ignore_duplicates = 0"
                 ))
                 .await?;
-            return Ok(Dump::Position { server_id, file: String::new(), offset: 4 });
+            return Ok(Dump::Position { server_id, file: String::new(), offset: 4, statements });
         }
         (Flavour::MySql, Some(gtids @ GtidSet::MySql(_))) => {
             let rows = connection.query("SELECT @@global.gtid_mode").await?;
@@ -143,5 +147,5 @@ async fn request_of(connection: &mut Connection, from: &LogPosition, server_id: 
     }
     // Beyond 4 GiB a server cannot be asked to begin: then it is asked for the whole file.
     let offset = u32::try_from(from.offset.max(4)).unwrap_or(4);
-    Ok(Dump::Position { server_id, file: from.file.clone(), offset })
+    Ok(Dump::Position { server_id, file: from.file.clone(), offset, statements })
 }

@@ -164,10 +164,12 @@ impl TableDecoder {
     }
 
     /// Decodes the rows behind the post-header of a row event: number of columns, bitmaps, rows. Gives their number.
+    /// `replaces`: the statement is one of MariaDB's REPLACE, which logs an update without the columns that it sets back
+    /// to their defaults.
     ///
     /// # Errors
     /// `Data`, `Schema`, `Unsupported`: this table cannot be followed. What was gathered is then of no use any more.
-    pub(super) fn apply(&mut self, change: Change, body: &[u8]) -> Result<usize> {
+    pub(super) fn apply(&mut self, change: Change, body: &[u8], replaces: bool) -> Result<usize> {
         let mut c = Cursor::new(body);
         let columns = c.length().ok_or_else(|| self.malformed())?;
         if columns != self.plans.len() as u64 {
@@ -182,7 +184,7 @@ impl TableDecoder {
         let before = self.rows();
         if !(0..count).all(|i| bit(first, i) && bit(second, i)) {
             let columns = |bits| (0..count).map(|i| bit(bits, i)).collect::<Vec<bool>>();
-            self.apply_partial(change, &mut c, &columns(first), &columns(second))?;
+            self.apply_partial(change, &mut c, &columns(first), &columns(second), replaces)?;
             return Ok(self.rows() - before);
         }
         if self.present.contains(&false) {
@@ -270,7 +272,14 @@ impl TableDecoder {
     // Rows without all of their columns.
 
     /// `first` and `second` say which columns the event's images hold: an update has an old and a new one.
-    fn apply_partial(&mut self, change: Change, c: &mut Cursor<'_>, first: &[bool], second: &[bool]) -> Result<()> {
+    fn apply_partial(
+        &mut self,
+        change: Change,
+        c: &mut Cursor<'_>,
+        first: &[bool],
+        second: &[bool],
+        replaces: bool,
+    ) -> Result<()> {
         let all = vec![true; self.plans.len()];
         let either: Vec<bool> = first.iter().zip(second).map(|(a, b)| a | b).collect();
         let key_absent = |image: &[bool]| (0..all.len()).find(|i| self.key[*i] && !image[*i]);
@@ -279,15 +288,19 @@ impl TableDecoder {
         {
             return Err(self.not_logged(missing, "which identifies the row"));
         }
+        let replaces = replaces && change == Change::Update;
+        if replaces && let Some(missing) = key_absent(second) {
+            return Err(self.not_logged(missing, "which identifies the row"));
+        }
         match change {
-            Change::Insert => {
+            _ if replaces || change == Change::Insert => {
                 self.switch_to(&all)?;
                 if self.fills.is_none() {
                     self.fills = Some(self.fills()?);
                 }
             }
             // A delete's other columns mean nothing, so that it fits in wherever it comes.
-            Change::Delete => {}
+            Change::Insert | Change::Delete => {}
             Change::Update => {
                 let unknown = |i: &usize| self.mariadb && !either[*i] && self.is_generated(*i);
                 if let Some(generated) = (0..all.len()).find(unknown) {
@@ -296,7 +309,7 @@ impl TableDecoder {
                 self.switch_to(&either)?;
             }
         }
-        let moved = if either.iter().all(|p| *p) { OP_DELETE } else { OP_MOVE };
+        let moved = if replaces || either.iter().all(|p| *p) { OP_DELETE } else { OP_MOVE };
         while !c.is_empty() {
             let old = self.image(c, first)?;
             match change {
@@ -304,7 +317,7 @@ impl TableDecoder {
                 Change::Delete => self.append_cells(&old, OP_DELETE)?,
                 Change::Update => {
                     let mut new = self.image(c, second)?;
-                    for (new, old) in new.iter_mut().zip(&old).filter(|(new, _)| **new == Cell::Absent) {
+                    for (new, old) in new.iter_mut().zip(&old).filter(|(new, _)| **new == Cell::Absent && !replaces) {
                         *new = *old;
                     }
                     let changed = (0..self.key_end).any(|i| self.key[i] && old[i] != new[i]);

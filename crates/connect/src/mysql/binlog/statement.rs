@@ -48,6 +48,16 @@ impl Kind {
     }
 }
 
+/// Whether a statement replaces rows (`REPLACE`, `LOAD DATA … REPLACE INTO`).
+pub(super) fn replaces(text: &str) -> bool {
+    let mut words = Words { rest: text };
+    match words.next() {
+        Some(word) if word.eq_ignore_ascii_case("REPLACE") => true,
+        Some(word) if word.eq_ignore_ascii_case("LOAD") => text.to_ascii_uppercase().contains("REPLACE INTO"),
+        _ => false,
+    }
+}
+
 /// The words at the begin of a statement, without comments.
 struct Words<'a> {
     rest: &'a str,
@@ -116,6 +126,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn replacing() {
+        for text in
+            ["REPLACE INTO t VALUES (1)", "/* c */ replace t SET a = 1", "LOAD DATA INFILE 'f' REPLACE INTO TABLE t"]
+        {
+            assert!(replaces(text), "{text}");
+        }
+        for text in ["UPDATE t SET a = REPLACE(a, 'b', 'c')", "LOAD DATA INFILE 'f' IGNORE INTO TABLE t", ""] {
+            assert!(!replaces(text), "{text}");
+        }
+    }
 
     #[test]
     fn kinds() {

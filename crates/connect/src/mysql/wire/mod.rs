@@ -218,6 +218,8 @@ pub enum Dump {
         file: String,
         /// Bytes from its begin.
         offset: u32,
+        /// MariaDB: the statements' texts before their rows as well.
+        statements: bool,
     },
     /// From a file and an offset in it up to the log's present end, without becoming a replica.
     Piece {
@@ -239,10 +241,10 @@ impl Dump {
     fn command(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
         match self {
-            Dump::Position { server_id, file, offset } => {
+            Dump::Position { server_id, file, offset, statements } => {
                 out.push(0x12);
                 out.extend_from_slice(&offset.to_le_bytes());
-                out.extend_from_slice(&0_u16.to_le_bytes());
+                out.extend_from_slice(&(if *statements { 2_u16 } else { 0 }).to_le_bytes());
                 out.extend_from_slice(&server_id.to_le_bytes());
                 out.extend_from_slice(file.as_bytes());
             }
