@@ -5,9 +5,9 @@ use std::fmt;
 /// A place in a source's log: everything before it is done, reading goes on at it.
 ///
 /// `commit` is the source's own readable text of a commit boundary (MySQL: `mysql-bin.000003:4567 0-1-55`); only the
-/// source that wrote it interprets and orders it ([`crate::Source::compare`]). `event` counts the events (rows and
-/// schema changes) inside the transaction that follows that boundary which are done, too; it is 0 but for places
-/// inside an oversized transaction or beside a schema change inside one.
+/// source that wrote it interprets and orders it ([`crate::Source::compare`]). `event` counts the events
+/// inside the transaction that follows that boundary which are done, too; it is 0 but for places beside a schema change
+/// inside one. MySQL's counts schema changes only: rows of a transaction that was not completed are read again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Position {
     /// The commit boundary, in the source's notation.
