@@ -170,6 +170,9 @@ pub fn io_error(path: &std::path::Path, doing: &str, error: std::io::Error) -> E
     match error.kind() {
         std::io::ErrorKind::StorageFull => e.hint("free some disk space, then resume; nothing acknowledged is lost"),
         std::io::ErrorKind::PermissionDenied => e.hint("run Freshet as a user who may write there"),
+        _ if error.raw_os_error() == Some(libc::EIO) => {
+            e.hint("the disk reports errors: look into the system's log; nothing acknowledged is lost")
+        }
         _ => e,
     }
 }

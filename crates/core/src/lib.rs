@@ -9,6 +9,7 @@ pub mod datatype;
 pub mod ddl;
 pub mod engine;
 pub mod error;
+pub mod failpoint;
 pub mod intent;
 pub mod nearest;
 pub mod pattern;

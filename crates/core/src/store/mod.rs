@@ -17,6 +17,7 @@ pub use records::{
 };
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::failpoint;
 use crate::schema::TableName;
 
 /// Version of the file's contents. A file with a higher one is refused.
@@ -359,7 +360,10 @@ fn write(database: &Database, change: Change) -> Result<()> {
             None => table.remove(key.as_str()).map_err(|e| failed(e.into()))?,
         };
     }
-    transaction.commit().map_err(|e| failed(e.into()))
+    let io = |e: std::io::Error| store_error("cannot write the store", redb::Error::Io(e));
+    failpoint("store.commit", Path::new("jobs.redb")).map_err(io)?;
+    transaction.commit().map_err(|e| failed(e.into()))?;
+    failpoint("store.committed", Path::new("jobs.redb")).map_err(io)
 }
 
 fn store_error(doing: &str, error: impl Into<redb::Error>) -> Error {

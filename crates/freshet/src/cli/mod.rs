@@ -48,6 +48,7 @@ pub(crate) fn main() -> u8 {
 }
 
 async fn run(command: Command, common: &Common, printer: &Printer) -> Result<Reply> {
+    freshet_core::failpoint::arm_from_environment()?;
     let data = common.data.clone().unwrap_or_else(|| PathBuf::from(DATA));
     let asked = Asked { data: &data };
     match command {

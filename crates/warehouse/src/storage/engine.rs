@@ -20,7 +20,6 @@ use super::manifest::{Labels, Manifest};
 use super::partial;
 pub use super::prepare::{Partial, TableWrite};
 use super::prepare::{Prepared, prepare, prepare_pieces};
-use super::segment::sync_dir;
 use super::stage::Stage;
 use super::version::{Snapshot, TableView};
 use super::writer::{Command, Done, Found, Recovery, Work};
@@ -203,8 +202,9 @@ impl Shared {
 
     /// No more transactions: what is on disk behind the last durable record is unknown until the next start reads it.
     pub(crate) fn poison(&self, error: Error) -> Error {
-        let error = error.hint(
-            "the warehouse takes no more writes; mend the cause and start Freshet again, nothing acknowledged is lost",
+        // Whatever else would help, this has to be done.
+        let error = Error { hint: None, ..error }.hint(
+            "the warehouse takes no more writes: mend the cause and start Freshet again; nothing acknowledged is lost",
         );
         lock(&self.poisoned).get_or_insert(error.clone());
         error
@@ -232,6 +232,8 @@ impl std::fmt::Debug for Warehouse {
 
 /// Writers that wait for the background work look again after this time.
 const BACKPRESSURE_PAUSE: Duration = Duration::from_millis(5);
+/// Times that a directory in use is looked at again.
+const LOCK_TRIES: usize = 10;
 /// Times that a write is prepared again because its table changed meanwhile.
 const ATTEMPTS: usize = 20;
 
@@ -255,7 +257,6 @@ impl Warehouse {
             None => {
                 let manifest = Manifest::empty();
                 manifest.write(dir)?;
-                sync_dir(dir)?;
                 manifest
             }
         };
@@ -293,6 +294,11 @@ impl Warehouse {
         }
         let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
         Ok(Arc::new(Warehouse { shared, commands, turns: Mutex::default(), threads, lock: Mutex::new(Some(lock)) }))
+    }
+
+    /// Where queries put what does not fit in their memory; emptied at every start.
+    pub fn scratch(&self) -> PathBuf {
+        self.shared.dir.join("tmp")
     }
 
     /// One version of everything.
@@ -575,7 +581,16 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 fn lock_directory(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(|e| io_error(&path, "create the lock file", e))?;
-    match file.try_lock() {
+    let mut locked = file.try_lock();
+    for _ in 0..LOCK_TRIES {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        // A process that this one has just started holds all our files for the instant until it is another program.
+        std::thread::sleep(BACKPRESSURE_PAUSE);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::config("another process has this data directory open")
             .with("path", dir.display())

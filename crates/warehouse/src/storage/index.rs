@@ -6,10 +6,11 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use freshet_core::error::io_error;
+use freshet_core::failpoint::{self, failpoint};
 use freshet_core::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -34,6 +35,7 @@ pub(crate) const SUM_BLOCK: usize = 64 << 10;
 
 /// Writes an index file; keys come in ascending order.
 pub(crate) struct IndexWriter {
+    path: PathBuf,
     out: BufWriter<File>,
     written: u64,
     page: Vec<u8>,
@@ -49,7 +51,8 @@ pub(crate) struct IndexWriter {
 impl IndexWriter {
     /// `expected`: an upper bound of the number of keys, 0 when there will be none.
     pub(crate) fn create(path: &Path, expected: usize) -> Result<Self> {
-        let file = File::create(path).map_err(|e| io_error(path, "create an index file", e))?;
+        let file = failpoint("index.create", path).and_then(|()| File::create(path));
+        let file = file.map_err(|e| io_error(path, "create an index file", e))?;
         let blocks = (expected * BLOOM_BITS_PER_KEY).div_ceil(BLOOM_BLOCK * 8);
         let mut header = MAGIC.to_vec();
         header.put_u32(codec::FORMAT);
@@ -57,6 +60,7 @@ impl IndexWriter {
         let mut out = BufWriter::with_capacity(128 << 10, file);
         out.write_all(&header).map_err(|e| io_error(path, "write an index file", e))?;
         Ok(IndexWriter {
+            path: path.to_path_buf(),
             out,
             written: HEADER as u64,
             page: Vec::with_capacity(PAGE_BYTES + 1024),
@@ -118,7 +122,7 @@ impl IndexWriter {
         self.page.put_u32(self.restarts.len() as u32);
         self.page.put_u32(self.in_page);
         codec::seal(&mut self.page, 0);
-        self.out.write_all(&self.page)?;
+        failpoint::write_all("index.write", &self.path, &mut self.out, &self.page)?;
         self.written += self.page.len() as u64;
         self.pages += 1;
         self.page.clear();
@@ -149,7 +153,7 @@ impl IndexWriter {
         let mut footer = Vec::with_capacity(FOOTER);
         let mut at = pages_end;
         for section in [&directory, &self.bloom, &checks] {
-            self.out.write_all(section)?;
+            failpoint::write_all("index.write", &self.path, &mut self.out, section)?;
             footer.put_u64(at);
             footer.put_u32(section.len() as u32);
             at += section.len() as u64;
@@ -161,7 +165,7 @@ impl IndexWriter {
         footer.extend_from_slice(&MAGIC[..4]);
         self.out.write_all(&footer)?;
         let file = self.out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        file.sync_all()?;
+        failpoint("index.sync", &self.path).and_then(|()| file.sync_all())?;
         Ok(at + FOOTER as u64)
     }
 }

@@ -2,10 +2,11 @@
 //! a torn tail (the last write before a kill, never acknowledged: cut off) from a damaged record (an error).
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use freshet_core::error::io_error;
+use freshet_core::failpoint::{self, failpoint};
 use freshet_core::{Error, Result};
 
 use super::codec::{self, CORRUPT_HINT, Put, Take, crc};
@@ -55,18 +56,20 @@ impl Log {
     pub(crate) fn create(dir: &Path, number: u64, next: u64) -> Result<Log> {
         let path = file_path(dir, number);
         let create = || -> std::io::Result<File> {
+            failpoint("log.create", &path)?;
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
             let mut header = MAGIC.to_vec();
             header.put_u32(codec::FORMAT);
             header.put_u64(number);
             header.put_u64(next);
             codec::seal(&mut header, 0);
-            file.write_all(&header)?;
+            failpoint::write_all("log.header", &path, &mut file, &header)?;
+            failpoint("log.header-sync", &path)?;
             file.sync_all()?;
             Ok(file)
         };
         let file = create().map_err(|e| io_error(&path, "create a log file", e))?;
-        sync_dir(dir)?;
+        sync_dir("log.dir-sync", dir)?;
         Ok(Log { dir: dir.to_path_buf(), path, file, number, len: HEADER as u64, next, bytes: 0 })
     }
 
@@ -88,10 +91,23 @@ impl Log {
         self.next += 1;
     }
 
-    /// Appends a group of framed records and makes it durable; begins a new file when this one is long.
+    /// Appends a group of framed records and makes it durable; begins a new file when this one is long. After an error
+    /// nothing may be written any more: what the disk holds behind the last durable record is not known.
     pub(crate) fn write(&mut self, group: &[u8]) -> Result<()> {
-        self.file.write_all(group).map_err(|e| io_error(&self.path, "write the log", e))?;
-        self.file.sync_data().map_err(|e| io_error(&self.path, "make the log durable", e))?;
+        let path = &self.path;
+        let written = failpoint::write_all("log.write", path, &mut self.file, group)
+            .map_err(|e| io_error(path, "write the log", e))
+            .and_then(|()| {
+                failpoint("log.sync", path)
+                    .and_then(|()| self.file.sync_data())
+                    .map_err(|e| io_error(path, "make the log durable", e))
+            });
+        if let Err(e) = written {
+            // Nobody was told that it is done, so it had better not be found at the next start.
+            let _ = self.file.set_len(self.len).and_then(|()| self.file.sync_all());
+            return Err(e);
+        }
+        failpoint("log.synced", path).map_err(|e| io_error(path, "make the log durable", e))?;
         self.len += group.len() as u64;
         self.bytes += group.len() as u64;
         if self.len > FILE_BYTES { self.roll() } else { Ok(()) }
@@ -109,7 +125,9 @@ impl Log {
     pub(crate) fn forget_before(&mut self, number: u64) -> Result<()> {
         for old in numbers(&self.dir)?.into_iter().filter(|n| *n < number.min(self.number)) {
             let path = file_path(&self.dir, old);
-            std::fs::remove_file(&path).map_err(|e| io_error(&path, "remove an old log file", e))?;
+            failpoint("log.remove", &path)
+                .and_then(|()| std::fs::remove_file(&path))
+                .map_err(|e| io_error(&path, "remove an old log file", e))?;
         }
         self.bytes = self.len;
         Ok(())
@@ -159,6 +177,7 @@ pub(crate) fn replay(
         .map_err(at_file)?;
         if end < content.len() {
             let cut = || {
+                failpoint("log.cut", &path)?;
                 OpenOptions::new().write(true).open(&path).and_then(|f| {
                     f.set_len(end as u64)?;
                     f.sync_all()

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use freshet_core::error::io_error;
+use freshet_core::failpoint::failpoint;
 use freshet_core::{Result, TableName};
 use tokio::sync::{mpsc, oneshot};
 
@@ -117,7 +119,13 @@ impl Maintainer {
     }
 
     fn rewrite(&self, view: &TableView, inputs: Vec<Input>) -> Result<()> {
+        let dir = &self.shared.segment_dir;
+        failpoint("compact.merge", dir).map_err(|e| io_error(dir, "merge rows", e))?;
         let (segment, moved) = merge(&self.shared, &view.table, &inputs)?;
+        if let Err(e) = failpoint("compact.install", dir) {
+            segment.iter().for_each(|s| remove_files(dir, s.id));
+            return Err(io_error(dir, "install merged rows", e));
+        }
         let id = segment.as_ref().map(|s| s.id);
         let table = view.table.id;
         // When the table is gone or was truncated meanwhile, so are the rows.

@@ -2,10 +2,10 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use freshet_core::error::io_error;
+use freshet_core::failpoint::{self, failpoint};
 use freshet_core::{Error, Label, Result};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,29 @@ impl Labels {
             {
                 self.set.remove(&old);
             }
+        }
+    }
+}
+
+/// Why there is no new manifest.
+#[derive(Debug)]
+pub(crate) enum Unwritten {
+    /// The old one is in place; it may be tried again.
+    Again(Error),
+    /// Making it durable failed: which one the disk keeps is not known, and a second try would prove nothing.
+    Unknown(Error),
+}
+
+impl From<Error> for Unwritten {
+    fn from(e: Error) -> Self {
+        Unwritten::Again(e)
+    }
+}
+
+impl From<Unwritten> for Error {
+    fn from(e: Unwritten) -> Self {
+        match e {
+            Unwritten::Again(e) | Unwritten::Unknown(e) => e,
         }
     }
 }
@@ -92,7 +115,7 @@ impl Manifest {
     }
 
     /// Replaces the manifest in `dir`, durably.
-    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), Unwritten> {
         let mut out = MAGIC.to_vec();
         out.put_u32(codec::FORMAT);
         out.put_bytes(&json(self)?);
@@ -103,14 +126,21 @@ impl Manifest {
         }
         codec::seal(&mut out, 0);
         let (path, temporary) = (dir.join(NAME), dir.join("manifest.new"));
-        let write = || -> std::io::Result<()> {
+        let write = || -> std::io::Result<File> {
+            failpoint("manifest.create", &temporary)?;
             let mut file = File::create(&temporary)?;
-            file.write_all(&out)?;
+            failpoint::write_all("manifest.write", &temporary, &mut file, &out)?;
+            Ok(file)
+        };
+        let file = write().map_err(|e| Unwritten::Again(io_error(&path, "write the manifest", e)))?;
+        let sync = || -> std::io::Result<()> {
+            failpoint("manifest.sync", &temporary)?;
             file.sync_all()?;
+            failpoint("manifest.rename", &path)?;
             std::fs::rename(&temporary, &path)
         };
-        write().map_err(|e| io_error(&path, "write the manifest", e))?;
-        sync_dir(dir)
+        sync().map_err(|e| Unwritten::Unknown(io_error(&path, "make the manifest durable", e)))?;
+        sync_dir("manifest.dir-sync", dir).map_err(Unwritten::Unknown)
     }
 
     /// Reads the manifest in `dir`; `None` when there is none.

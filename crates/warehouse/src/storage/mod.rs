@@ -30,4 +30,6 @@ pub mod version;
 pub(crate) mod writer;
 
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod tests;

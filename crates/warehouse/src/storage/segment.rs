@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
 use freshet_core::error::io_error;
+use freshet_core::failpoint::{self, failpoint};
 use freshet_core::{Error, Result};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
@@ -132,13 +133,16 @@ pub(crate) fn remove_files(dir: &Path, id: u64) {
     let _ = std::fs::remove_file(index_path(dir, id));
 }
 
-/// Makes names in a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io_error(dir, "make a directory durable", e))
+/// Makes names in a directory durable; `place` is the failpoint.
+pub(crate) fn sync_dir(place: &'static str, dir: &Path) -> Result<()> {
+    failpoint(place, dir)
+        .and_then(|()| File::open(dir)?.sync_all())
+        .map_err(|e| io_error(dir, "make a directory durable", e))
 }
 
 /// Counts bytes and checksums blocks on the way to the file.
 struct Summed {
+    path: PathBuf,
     file: File,
     len: u64,
     block: Vec<u8>,
@@ -163,7 +167,7 @@ impl Write for Summed {
 
 impl Summed {
     fn end_block(&mut self) -> std::io::Result<()> {
-        self.file.write_all(&self.block)?;
+        failpoint::write_all("segment.write", &self.path, &mut self.file, &self.block)?;
         self.sums.push(block_sum(&self.block));
         self.block.clear();
         Ok(())
@@ -192,7 +196,8 @@ impl SegmentWriter {
     pub(crate) fn create(dir: &Path, id: u64, table: &Table, expected: usize) -> Result<Self> {
         let schema = table.stored_schema();
         let path = data_path(dir, id);
-        let file = File::create(&path).map_err(|e| io_error(&path, "create a segment", e))?;
+        let file = failpoint("segment.create", &path).and_then(|()| File::create(&path));
+        let file = file.map_err(|e| io_error(&path, "create a segment", e))?;
         let properties = WriterProperties::builder()
             .set_compression(Compression::LZ4_RAW)
             .set_max_row_group_row_count(Some(GROUP_ROWS))
@@ -203,7 +208,7 @@ impl SegmentWriter {
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_created_by("Freshet".into())
             .build();
-        let summed = Summed { file, len: 0, block: Vec::with_capacity(SUM_BLOCK), sums: Vec::new() };
+        let summed = Summed { path, file, len: 0, block: Vec::with_capacity(SUM_BLOCK), sums: Vec::new() };
         let columns = schema.fields().iter().filter_map(|f| f.name().strip_prefix('c')?.parse().ok()).collect();
         let mut writer = SegmentWriter {
             dir: dir.to_path_buf(),
@@ -294,9 +299,10 @@ impl SegmentWriter {
         if !summed.block.is_empty() {
             summed.end_block().map_err(io)?;
         }
-        summed.file.sync_all().map_err(io)?;
+        failpoint("segment.sync", &path).and_then(|()| summed.file.sync_all()).map_err(io)?;
         let index_len = index.finish(summed.len, &summed.sums).map_err(io)?;
-        sync_dir(&self.dir)?;
+        sync_dir("segment.dir-sync", &self.dir)?;
+        failpoint("segment.finished", &path).map_err(io)?;
         let meta = SegmentMeta {
             id: self.id,
             table: self.table,

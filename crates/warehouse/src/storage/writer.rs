@@ -13,7 +13,7 @@ use super::engine::Shared;
 use super::key::{self, Keys};
 use super::layer::LayerKeys;
 use super::log::Log;
-use super::manifest::{Labels, Manifest, TableFiles};
+use super::manifest::{Labels, Manifest, TableFiles, Unwritten};
 use super::merge::Moved;
 use super::prepare::{NewRows, Prepared, Puts};
 use super::record::{self, Entry, Place};
@@ -545,7 +545,10 @@ impl Writer {
             manifest.deletes.extend(view.segments.iter().map(|s| s.deletes.as_ref().clone()));
         }
         manifest.labels = self.shared.labels();
-        manifest.write(&self.shared.dir)?;
+        manifest.write(&self.shared.dir).map_err(|e| match e {
+            Unwritten::Again(e) => e,
+            Unwritten::Unknown(e) => self.shared.poison(e),
+        })?;
         self.log.forget_before(log_file)?;
         self.shared.note_log_bytes(self.log.bytes);
         Ok(())
