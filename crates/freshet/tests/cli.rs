@@ -268,23 +268,83 @@ fn the_second_signal_ends_at_once() {
     assert!([Some(0), Some(143)].contains(&code), "{code:?}");
 }
 
-/// Every command of the README that needs no database prints what the README says.
-#[test]
-fn readme() {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
-    let mut tried = 0;
-    for block in text.split("```").skip(1).step_by(2).filter_map(|b| b.strip_prefix("console\n")) {
-        for part in block.split("$ freshet ").skip(1) {
-            let (command, wanted) = part.split_once('\n').unwrap();
-            if !command.contains("generator://") || command.starts_with("sync") {
-                continue;
+/// What a terminal of this many columns shows after these bytes: lines, cursor movements, erasing, cutting and wrapping.
+fn screen(bytes: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<Vec<char>> = vec![Vec::new()];
+    let (mut row, mut column, mut wrap) = (0, 0, true);
+    let mut chars = bytes.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\r' => column = 0,
+            '\n' => {
+                row += 1;
+                lines.resize(lines.len().max(row + 1), Vec::new());
             }
-            let args: Vec<&str> = command.split_whitespace().map(|a| a.trim_matches('\'')).collect();
-            let output = freshet(&args).output().unwrap();
-            let got = [output.stdout, output.stderr].concat();
-            assert_eq!(String::from_utf8_lossy(&got).trim(), wanted.trim(), "freshet {command}");
-            tried += 1;
+            '\x1b' => {
+                assert_eq!(chars.next(), Some('['), "an unknown sequence");
+                let mut number = String::new();
+                let end = loop {
+                    match chars.next().expect("a whole sequence") {
+                        c if c.is_ascii_alphabetic() => break c,
+                        c => number.push(c),
+                    }
+                };
+                match end {
+                    'A' => row = row.saturating_sub(number.parse().unwrap_or(1)),
+                    'J' => {
+                        lines.truncate(row + 1);
+                        lines[row].truncate(column);
+                    }
+                    'K' => lines[row].truncate(column),
+                    'l' | 'h' if number == "?7" => wrap = end == 'h',
+                    'm' => {}
+                    other => panic!("an unknown sequence: {number}{other}"),
+                }
+            }
+            c => {
+                if column == columns {
+                    if wrap {
+                        (row, column) = (row + 1, 0);
+                        lines.resize(lines.len().max(row + 1), Vec::new());
+                    } else {
+                        column = columns - 1;
+                    }
+                }
+                let line = &mut lines[row];
+                line.resize(line.len().max(column + 1), ' ');
+                line[column] = c;
+                column += 1;
+            }
         }
     }
-    assert!(tried >= 2, "the README shows {tried} such commands");
+    lines.into_iter().map(|l| l.into_iter().collect::<String>().trim_end().to_string()).collect()
+}
+
+/// On a terminal progress is redrawn in place and gone at the end; lines that are too long do not break it.
+#[test]
+fn progress_on_a_terminal() {
+    for columns in [132, 48] {
+        let data = tempfile::tempdir().unwrap();
+        let demo = format!(
+            "stty cols {columns} rows 40; exec '{}' demo --seconds 5 --rows 60000 --listen 127.0.0.1:0 --data '{}'",
+            env!("CARGO_BIN_EXE_freshet"),
+            data.path().display()
+        );
+        let output = Command::new("script")
+            .args(["--quiet", "--return", "--flush", "--command", &demo, "/dev/null"])
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", shown(&output));
+        let raw = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(raw.matches("A\x1b[J").count() >= 5, "nothing is redrawn: {raw}");
+        assert!(raw.contains("tables live") && raw.contains("\x1b[1m"), "no progress, or no colours: {raw}");
+        let shows = screen(&raw, columns);
+        let lines = |what: &str| shows.iter().filter(|l| l.contains(what)).count();
+        assert_eq!(lines("rows/s") + lines("tables live"), 0, "progress is left over: {shows:#?}");
+        assert_eq!(lines("equal: source and target hold"), 1, "{shows:#?}");
+        assert_eq!(lines("shop.customers is live"), 1, "{shows:#?}");
+    }
 }

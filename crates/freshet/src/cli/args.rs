@@ -110,6 +110,26 @@ pub(crate) struct Listen {
     /// File with the password of the warehouse's user root; without one, root has none and only this machine may connect
     #[arg(long, value_name = "FILE")]
     pub(crate) root_password_file: Option<PathBuf>,
+    /// Memory that all queries together may take before they spill to the disk or fail, such as 256MB or 2GB
+    /// [default: 512MB]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) query_memory: Option<usize>,
+}
+
+/// A size such as `512MB` in bytes.
+fn bytes(text: &str) -> Result<usize, String> {
+    let upper = text.trim().to_uppercase();
+    let digits = upper.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match upper[digits.len()..].trim() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        _ => return Err("write a number with KB, MB or GB behind it".into()),
+    };
+    let number: usize = digits.parse().map_err(|_| "write a number with KB, MB or GB behind it")?;
+    let bytes = number.checked_mul(1 << shift).ok_or("that is more than there is")?;
+    if bytes < 16 << 20 { Err("the least is 16MB".into()) } else { Ok(bytes) }
 }
 
 /// `demo`.

@@ -21,7 +21,7 @@ use crate::signals::Signals;
 pub(super) async fn run(args: Sync, data: &Path, printer: &Printer) -> Result<Reply> {
     let spec = spec(&args)?;
     let mut signals = Signals::new()?;
-    let mut node = Node::open(data).await?;
+    let mut node = Node::open(data, args.listen.query_memory).await?;
     let begun = tokio::select! {
         begun = begin(&mut node, &spec, data, &args, printer) => begun,
         _ = signals.next() => Ok(Some(Reply::default())),
@@ -158,7 +158,7 @@ async fn stop(node: &Node, job: &str) -> Result<JobStatus> {
 /// `serve`.
 pub(super) async fn serve(args: &Serve, data: &Path, printer: &Printer) -> Result<Reply> {
     let mut signals = Signals::new()?;
-    let mut node = Node::open(data).await?;
+    let mut node = Node::open(data, args.listen.query_memory).await?;
     let outcome = match node.serve(data, &args.listen).await {
         Ok(address) => {
             announce(address, printer);

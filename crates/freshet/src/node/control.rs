@@ -161,7 +161,7 @@ impl Asked<'_> {
             return serde_json::from_value(answer).map_err(|e| Error::internal("an answer cannot be read").because(e));
         }
         self.exists()?;
-        let node = Node::open(self.data).await?;
+        let node = Node::open(self.data, None).await?;
         let result = run_sql(&node.sql, query, database).await;
         node.close().await?;
         result

@@ -42,11 +42,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Opens a data directory without serving it.
+    /// Opens a data directory without serving it; `query_memory`: bytes for all queries together.
     ///
     /// # Errors
     /// `Io` when another process has it, `Corrupt`, or whatever the disk says.
-    pub(crate) async fn open(data: &Path) -> Result<Node> {
+    pub(crate) async fn open(data: &Path, query_memory: Option<usize>) -> Result<Node> {
         std::fs::create_dir_all(data).map_err(|e| io_error(data, "create the data directory", e))?;
         // The store comes first: it is what a second process finds locked.
         let store = open_store(data).await.map_err(|e| in_use(e, data))?;
@@ -55,7 +55,9 @@ impl Node {
             .map_err(|e| in_use(e, data))?;
         let engine = Engine::with_store(store, connectors(Arc::clone(&warehouse)), Rules::default());
         let system = Arc::new(system::Jobs(Arc::clone(&engine)));
-        let sql = Sql::new(Arc::clone(&warehouse), SqlOptions::default(), system);
+        let defaults = SqlOptions::default();
+        let limits = SqlOptions { memory: query_memory.unwrap_or(defaults.memory), ..defaults };
+        let sql = Sql::new(Arc::clone(&warehouse), limits, system);
         Ok(Node { engine, sql, warehouse, shutdown: watch::Sender::new(false), serving: Vec::new() })
     }
 

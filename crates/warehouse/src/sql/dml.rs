@@ -183,7 +183,7 @@ impl Session {
     /// All rows of a query as one batch.
     async fn rows(&self, statement: Statement, snapshot: &Arc<Snapshot>) -> Result<RecordBatch> {
         let planned = Box::pin(self.plan_statement(statement, Vec::new(), snapshot, Vec::new())).await?;
-        match Box::pin(planned.run()).await? {
+        match Box::pin(planned.run(&self.sql.threads)).await? {
             Outcome::Rows { schema, mut stream } => {
                 let mut batches = Vec::new();
                 while let Some(batch) = stream.next().await {

@@ -23,6 +23,7 @@ pub fn mysql_error(error: &Error) -> (u16, &'static str) {
         ErrorKind::Config if about("near") => (1064, "42000"),
         ErrorKind::Config if about("no database") => (1046, "3D000"),
         ErrorKind::Config if about("variable") => (1231, "42000"),
+        ErrorKind::Config if about("the query needs more memory") => (1041, "HY000"),
         ErrorKind::Permission => (1045, "28000"),
         _ => (1105, "HY000"),
     }
@@ -49,7 +50,7 @@ pub(crate) fn from_datafusion<'n>(error: DataFusionError, names: impl Iterator<I
         DataFusionError::SQL(inner, _) => Error::config("the statement cannot be parsed").with("near", inner),
         DataFusionError::ResourcesExhausted(text) => Error::config("the query needs more memory than it may have")
             .because(first_line(&text))
-            .hint("select fewer rows or columns, or start Freshet with a higher query memory limit"),
+            .hint("select fewer rows or columns, or start Freshet with a larger --query-memory"),
         DataFusionError::ArrowError(inner, _) => from_arrow(*inner),
         DataFusionError::ParquetError(inner) => {
             Error::corrupt("a segment cannot be read").because(inner).hint("check the disk and restore the file")

@@ -11,16 +11,19 @@ mod information_schema;
 mod lexer;
 mod listing;
 mod planner;
+mod prune;
 mod query;
 mod rewrite;
 mod scan;
 mod session;
 mod set;
 mod show;
+mod threads;
 mod types;
 mod variables;
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +32,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
@@ -113,7 +117,7 @@ pub enum JobCommand {
 pub struct SqlOptions {
     /// Memory that all queries together may hold, in bytes.
     pub memory: usize,
-    /// Partitions that a query is run in; as a rule the number of cores.
+    /// Partitions that a query is run in, and threads of all queries; as a rule the number of cores.
     pub partitions: usize,
 }
 
@@ -131,15 +135,19 @@ pub struct Sql {
     system: Arc<dyn SystemTables>,
     options: SqlOptions,
     state: OnceLock<SessionState>,
+    threads: threads::Threads,
     sessions: AtomicU64,
     /// Held by a statement that changes rows, so that what it reads is what it changes.
     writing: tokio::sync::Mutex<()>,
 }
 
 impl Sql {
-    /// Over a warehouse. Cheap: DataFusion is set up by the first query.
+    /// Over a warehouse. Cheap: DataFusion is set up, and its threads are started, by the first query.
     pub fn new(warehouse: Arc<Warehouse>, options: SqlOptions, system: Arc<dyn SystemTables>) -> Arc<Sql> {
+        // What queries of a process that was killed have left behind.
+        let _ = std::fs::remove_dir_all(warehouse.scratch());
         Arc::new(Sql {
+            threads: threads::Threads::new(options.partitions),
             warehouse,
             system,
             options,
@@ -157,7 +165,7 @@ impl Sql {
 
     /// DataFusion's state for a session in this time zone.
     fn state(&self, zone: &str) -> SessionState {
-        let mut state = self.state.get_or_init(|| new_state(&self.options)).clone();
+        let mut state = self.state.get_or_init(|| new_state(&self.options, &self.warehouse.scratch())).clone();
         if zone != "UTC" {
             state.config_mut().options_mut().execution.time_zone = Some(zone.to_string());
         }
@@ -165,7 +173,7 @@ impl Sql {
     }
 }
 
-fn new_state(options: &SqlOptions) -> SessionState {
+fn new_state(options: &SqlOptions, scratch: &Path) -> SessionState {
     let mut config = SessionConfig::new()
         .with_target_partitions(options.partitions.max(1))
         .with_information_schema(false)
@@ -178,7 +186,13 @@ fn new_state(options: &SqlOptions) -> SessionState {
     // Segments hold plain strings, and the delta does: no conversions to views between the two.
     parquet.schema_force_view_types = false;
     let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory), NonZeroUsize::MIN);
-    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc().unwrap_or_default();
+    let limited = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool));
+    let disk = |mode| limited.clone().with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode));
+    // Without room for spilling a query has its memory and no more.
+    let runtime = disk(DiskManagerMode::Directories(vec![scratch.to_path_buf()]))
+        .build_arc()
+        .or_else(|_| disk(DiskManagerMode::Disabled).build_arc())
+        .unwrap_or_default();
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)

@@ -22,6 +22,7 @@ use super::lexer::{Lexed, Token, lex, syntax_error};
 use super::planner::{Planning, Types};
 use super::rewrite::{self, Spellings, Surroundings};
 use super::scan::SnapshotTable;
+use super::threads::Threads;
 use super::{Outcome, RowStream, Session, information_schema};
 use crate::Snapshot;
 
@@ -131,7 +132,7 @@ impl Session {
     pub(crate) async fn query(&self, sql: &str) -> Result<Outcome> {
         let snapshot = self.sql.warehouse.snapshot();
         let planned = Box::pin(self.plan(sql, &snapshot, Vec::new())).await?;
-        Box::pin(planned.run()).await
+        Box::pin(planned.run(&self.sql.threads)).await
     }
 
     /// Runs a query over tables given here and collects its rows.
@@ -141,7 +142,7 @@ impl Session {
     pub(crate) async fn collect(&self, sql: &str, extra: Vec<(String, RecordBatch)>) -> Result<Vec<RecordBatch>> {
         let snapshot = self.sql.warehouse.snapshot();
         let planned = Box::pin(self.plan(sql, &snapshot, extra)).await?;
-        match Box::pin(planned.run()).await? {
+        match Box::pin(planned.run(&self.sql.threads)).await? {
             Outcome::Rows { mut stream, .. } => {
                 let mut batches = Vec::new();
                 while let Some(batch) = stream.next().await {
@@ -230,11 +231,16 @@ fn memory_table(batch: RecordBatch) -> Result<Arc<dyn TableSource>> {
 }
 
 impl Planned {
-    /// Optimises and starts the query.
+    /// Optimises and runs the query on the queries' threads.
     ///
     /// # Errors
     /// When it cannot be planned; later errors come in the stream.
-    pub(crate) async fn run(self) -> Result<Outcome> {
+    pub(crate) async fn run(self, threads: &Threads) -> Result<Outcome> {
+        let (schema, stream) = threads.run(self.start()).await?;
+        Ok(Outcome::Rows { schema, stream })
+    }
+
+    async fn start(self) -> Result<(SchemaRef, RowStream)> {
         let Planned { state, plan, names, spellings } = self;
         let wrong = |e| from_datafusion(e, spellings.names());
         let physical = state.create_physical_plan(&plan).await.map_err(wrong)?;
@@ -249,7 +255,7 @@ impl Planned {
                     .map_err(|e| Error::internal("an answer does not fit its schema").because(e))
             })
             .boxed();
-        Ok(Outcome::Rows { schema, stream })
+        Ok((schema, stream))
     }
 }
 

@@ -43,6 +43,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::TYPE_KEY;
+use super::prune::{self, Chosen};
 use super::types::doris_name;
 use crate::catalog::{Table, TableColumn};
 use crate::storage::value::{self, Stored};
@@ -55,6 +56,7 @@ pub(crate) struct SnapshotTable {
     schema: SchemaRef,
     /// The same under the names that segments use.
     stored: SchemaRef,
+    zone: String,
 }
 
 impl fmt::Debug for SnapshotTable {
@@ -79,6 +81,7 @@ impl SnapshotTable {
             view: Arc::clone(view),
             schema: Arc::new(Schema::new(named)),
             stored: Arc::new(Schema::new(stored)),
+            zone: zone.to_string(),
         }
     }
 }
@@ -110,13 +113,15 @@ impl TableProvider for SnapshotTable {
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let columns: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let mut parts: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-        if self.view.segments.iter().any(|s| s.live_rows() > 0) {
-            parts.push(self.segments(state.config().target_partitions(), &columns, limit)?);
+        let wanted = prune::wanted(&self.view.table, filters, |t| query_type(t, &self.zone));
+        let segments = prune::choose(&self.view, wanted.as_ref()).map_err(external)?;
+        if !segments.is_empty() {
+            parts.push(self.segments(segments, state.config().target_partitions(), &columns, limit)?);
         }
         let delta = self.view.delta().map_err(external)?;
         if !delta.is_empty() {
@@ -135,22 +140,26 @@ fn external(error: freshet_core::Error) -> DataFusionError {
 }
 
 impl SnapshotTable {
-    fn segments(&self, partitions: usize, columns: &[usize], limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut groups: Vec<Vec<PartitionedFile>> = vec![Vec::new(); partitions.clamp(1, self.view.segments.len())];
-        let mut live = 0;
+    fn segments(
+        &self,
+        mut segments: Vec<Chosen<'_>>,
+        partitions: usize,
+        columns: &[usize],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let n = partitions.clamp(1, segments.len());
+        let mut groups: Vec<Vec<PartitionedFile>> = vec![Vec::new(); n];
+        let rows = |c: &Chosen<'_>| c.rows.as_ref().map_or(c.segment.live_rows(), |rows| rows.len() as u64);
+        let total = usize::try_from(segments.iter().map(rows).sum::<u64>()).unwrap_or(usize::MAX);
+        let all = self.view.segments.iter().map(SegmentView::live_rows).sum::<u64>();
+        // Exact only as the live rows of the whole: COUNT(*) is answered from it.
+        let num_rows = if total as u64 == all { Precision::Exact(total) } else { Precision::Inexact(total) };
         // The largest first, so that the groups end up about equal.
-        let mut segments: Vec<&SegmentView> = self.view.segments.iter().filter(|s| s.live_rows() > 0).collect();
-        segments.sort_by_key(|s| std::cmp::Reverse(s.rows()));
-        for (i, segment) in segments.into_iter().enumerate() {
-            live += segment.live_rows();
-            let n = groups.len();
-            groups[i % n].push(partitioned_file(segment)?);
+        segments.sort_by_key(|c| std::cmp::Reverse(rows(c)));
+        for (i, chosen) in segments.iter().enumerate() {
+            groups[i % n].push(partitioned_file(chosen)?);
         }
-        groups.retain(|g| !g.is_empty());
-        let statistics = Statistics {
-            num_rows: Precision::Exact(usize::try_from(live).unwrap_or(usize::MAX)),
-            ..Statistics::new_unknown(&self.stored)
-        };
+        let statistics = Statistics { num_rows, ..Statistics::new_unknown(&self.stored) };
         let source = ParquetSource::new(Arc::clone(&self.stored))
             .with_parquet_file_reader_factory(Arc::new(SegmentReaders))
             .with_pushdown_filters(true)
@@ -191,20 +200,38 @@ impl SnapshotTable {
 }
 
 /// A segment as a file of a scan: where it is, how it is read, what of it is live.
-fn partitioned_file(segment: &SegmentView) -> Result<PartitionedFile> {
+fn partitioned_file(chosen: &Chosen<'_>) -> Result<PartitionedFile> {
+    let segment = chosen.segment;
     let reader = segment.open().map_err(external)?;
     // The path is only a name for people here: the reader has the file open.
     let path = segment.segment.data_path();
     let mut file = PartitionedFile::new(path.to_string_lossy().trim_start_matches('/'), reader.bytes());
-    if !segment.deletes.is_empty() {
+    if chosen.rows.is_some() || !segment.deletes.is_empty() {
         let metadata = reader.metadata().map_err(external)?;
-        file = file.with_extension(access_plan(segment, &metadata));
+        file = file.with_extension(match &chosen.rows {
+            Some(rows) => access_rows(rows, &metadata),
+            None => access_live(segment, &metadata),
+        });
     }
     Ok(file.with_extension(reader))
 }
 
+/// These rows, ascending.
+fn access_rows(rows: &[u32], metadata: &ParquetMetaData) -> ParquetAccessPlan {
+    let (mut rest, mut first) = (rows, 0_u32);
+    let groups = metadata.row_groups().iter().map(|group| {
+        let size = u32::try_from(group.num_rows()).unwrap_or(u32::MAX);
+        let (here, behind) = rest.split_at(rest.partition_point(|r| *r < first.saturating_add(size)));
+        let ranges = here.iter().map(|r| (r - first) as usize..(r - first) as usize + 1);
+        let selection = RowSelection::from_consecutive_ranges(ranges, size as usize);
+        (rest, first) = (behind, first.saturating_add(size));
+        if here.is_empty() { RowGroupAccess::Skip } else { RowGroupAccess::Selection(selection) }
+    });
+    ParquetAccessPlan::new(groups.collect())
+}
+
 /// The rows of each row group that are not deleted.
-fn access_plan(segment: &SegmentView, metadata: &ParquetMetaData) -> ParquetAccessPlan {
+fn access_live(segment: &SegmentView, metadata: &ParquetMetaData) -> ParquetAccessPlan {
     let mut first = 0_u32;
     let groups = metadata.row_groups().iter().map(|group| {
         let rows = u32::try_from(group.num_rows()).unwrap_or(u32::MAX);

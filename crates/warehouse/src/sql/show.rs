@@ -210,8 +210,9 @@ impl Session {
         };
         let mut l = Listing::new(names);
         for column in shown_columns(self, &snapshot, &name)? {
-            let (null, key) = (if column.nullable { "YES" } else { "NO" }, if column.key { "YES" } else { "NO" });
-            let (null, key) = (Some(null.to_string()), Some(key.to_string()));
+            let null = Some(if column.nullable { "YES" } else { "NO" }.to_string());
+            // As MySQL's clients look for it; `DESC` has Doris's word.
+            let key = Some(if column.primary { "PRI" } else { "" }.to_string());
             let collation = column.text.then(|| "utf8mb4_0900_bin".to_string());
             l.row(match full {
                 true => vec![
@@ -541,6 +542,8 @@ struct Shown {
     kind: String,
     nullable: bool,
     key: bool,
+    /// Of a unique key.
+    primary: bool,
     default: Option<String>,
     comment: String,
     text: bool,
@@ -557,6 +560,7 @@ fn shown_columns(session: &Session, snapshot: &Snapshot, name: &TableName) -> Re
                 kind: if f.data_type().is_numeric() { "bigint".into() } else { "varchar(65533)".into() },
                 nullable: true,
                 key: false,
+                primary: false,
                 default: None,
                 comment: String::new(),
                 text: !f.data_type().is_numeric(),
@@ -573,6 +577,7 @@ fn shown_columns(session: &Session, snapshot: &Snapshot, name: &TableName) -> Re
             kind: doris_name(&c.data_type, i < table.key_columns),
             nullable: c.nullable,
             key: i < table.key_columns,
+            primary: i < table.key_columns && table.model == Model::Unique,
             default: c.default.as_ref().map(default_text),
             comment: c.comment.clone(),
             text: matches!(c.data_type, freshet_core::DataType::String { .. }),
