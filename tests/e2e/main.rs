@@ -10,9 +10,11 @@ mod bad_input;
 mod cli;
 mod clients;
 mod ddl;
+mod drivers;
 mod harness;
 mod keys;
 mod kills;
+mod readme;
 mod scale;
 mod types;
 
@@ -52,6 +54,7 @@ on_both_servers! {
     kills::freshet_at_random_instants,
     kills::the_source,
     kills::terminate_and_resume,
+    readme::readme,
     bad_input::wrong_password,
     bad_input::no_grant,
     bad_input::binlog_off,

@@ -22,10 +22,15 @@ pub(crate) fn docs() -> Result<()> {
         }
     }
     let commands = shown_commands(&read(&root.join("README.md"))?);
-    let mut binary = cargo(&["run", "--quiet", "--package", "freshet", "--", "--help"]);
+    // The one beside this program: building a single package would build DataFusion once more, with other features.
+    let own = own_path()?;
+    let binary = own.with_file_name("freshet");
+    if !binary.exists() {
+        capture(&mut cargo(&["build", "--workspace", "--all-targets"]))?;
+    }
     for (tool, known) in [
-        ("freshet", subcommands(&capture(&mut binary)?)),
-        ("cargo xtask", subcommands(&capture(Command::new(own_path()?).arg("--help"))?)),
+        ("freshet", subcommands(&capture(Command::new(&binary).arg("--help"))?)),
+        ("cargo xtask", subcommands(&capture(Command::new(&own).arg("--help"))?)),
     ] {
         for (_, name) in commands.iter().filter(|(t, name)| *t == tool && !known.contains(name)) {
             wrong.push(format!("README.md shows `{tool} {name}`, which does not exist"));

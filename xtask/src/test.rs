@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::run::{Stage, cargo, stream};
-use crate::servers::{Flavour, Servers, Size, wait_for_ctrl_c};
+use crate::servers::{Flavour, Servers, Size, clients, wait_for_ctrl_c};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -46,8 +46,10 @@ pub(crate) fn test(options: &Options) -> Result<()> {
         let mut servers = Servers::start(&Flavour::ALL, Size::TEST)?;
         servers.add_seconds(Size::TEST)?;
         run.note("servers", start.elapsed(), true);
-        run.said.lock().map_err(|_| "a reader of the output died")?.skipped.extend(servers.skipped.iter().cloned());
-        run.tests(options.only.as_deref(), &servers)?;
+        let (clients, missing) = clients::install();
+        let skipped = servers.skipped.iter().cloned().chain(missing);
+        run.said.lock().map_err(|_| "a reader of the output died")?.skipped.extend(skipped);
+        run.tests(options.only.as_deref(), servers.variables().into_iter().chain(clients).collect())?;
         if options.keep {
             run.summary();
             return wait_for_ctrl_c(&servers);
@@ -86,8 +88,7 @@ impl Run {
         Ok(ok)
     }
 
-    fn tests(&mut self, only: Option<&str>, servers: &Servers) -> Result<()> {
-        let mut variables = servers.variables();
+    fn tests(&mut self, only: Option<&str>, mut variables: Vec<(String, String)>) -> Result<()> {
         let binary = crate::root().join("target/debug/freshet");
         variables.push(("FRESHET_BIN".into(), binary.display().to_string()));
         let mut args = vec!["test", "--workspace", "--no-fail-fast"];

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 mod cache;
+pub(crate) mod clients;
 mod mariadb;
 mod mysql;
 mod run_dir;
