@@ -40,6 +40,9 @@ struct Bounds {
 
 /// What these conditions (all must hold) say about a table's keys; `None`: nothing.
 pub(crate) fn wanted(table: &Table, filters: &[Expr], query_type: impl Fn(&DataType) -> Arrow) -> Option<Wanted> {
+    if table.key_columns == 0 || table.model == Model::Multiset {
+        return None;
+    }
     let mut bounds: Vec<Bounds> = (0..table.key_columns).map(|_| Bounds::default()).collect();
     let encoded = |name: &str, value: &ScalarValue| -> Option<(usize, Vec<u8>)> {
         let i = table.columns[..table.key_columns].iter().position(|c| c.name == name)?;

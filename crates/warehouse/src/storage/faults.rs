@@ -66,7 +66,7 @@ fn write(table: &str, n: u32) -> TableWrite {
     let columns: Vec<(&str, ArrayRef)> = vec![("k", Arc::new(Int64Array::from(keys))), ("v", Arc::new(values))];
     let fields: Vec<_> = columns.iter().map(|(n, a)| Field::new(*n, a.data_type().clone(), true)).collect();
     let arrays = columns.into_iter().map(|(_, a)| a).collect();
-    TableWrite { table: name(table), rows: RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap(), ops }
+    TableWrite::new(name(table), RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap(), ops)
 }
 
 async fn create(warehouse: &Warehouse) -> Result<()> {
