@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use freshet_connect::mysql::wire::Connection;
 use freshet_connect::mysql::{Address, MySql};
-use freshet_core::{ErrorKind, Source};
+use freshet_core::{ChangesRequest, Check, ErrorKind, Source, Verdict};
 use support::{Bench, Job, connect, prepare, run, server};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -342,6 +342,11 @@ async fn mysql_without_transaction_ids() {
     b.c = b.session().await;
     b.run(&["INSERT INTO t VALUES (40,1)", "SET GLOBAL gtid_mode = ON", "INSERT INTO t VALUES (41,1)"]).await;
     job.catch_up(&b).await;
+    b.run(&["FLUSH BINARY LOGS", "INSERT INTO t VALUES (42,1)"]).await;
+    job.catch_up(&b).await;
+    assert!(job.at.commit.contains("gtid="), "{}", job.at);
+    b.run(&["INSERT INTO t VALUES (43,1)"]).await;
+    job.catch_up(&b).await;
     b.must_equal(&job, "with transaction ids").await;
     second.restart(&[]).await;
 }
@@ -525,5 +530,66 @@ async fn copies_amid_group_commits() {
             job.catch_up(&b).await;
             b.must_equal(&job, "copied amid commits").await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_server_restarts_amid_a_stream() {
+    for name in Second::both("a_server_restarts_amid_a_stream").await {
+        let second = Second::of(name, "a_server_restarts_amid_a_stream").await.unwrap();
+        let mut b = Bench::new(&second.url, "amid").await;
+        b.run(&["CREATE TABLE t (id INT PRIMARY KEY, v INT)"]).await;
+        let mut job = b.begin().await;
+        b.run(&["INSERT INTO t VALUES (1,1)"]).await;
+        let request = ChangesRequest {
+            tables: job.tables.values().cloned().collect(),
+            pattern: b.pattern(),
+            from: job.at.clone(),
+            stop: None,
+            lane: 0,
+            watched: Vec::new(),
+        };
+        let mut stream = b.source.changes(request).await.unwrap();
+        // Rows and their commit, then nothing, then the server is gone.
+        for _ in 0..2 {
+            stream.next().await.unwrap();
+        }
+        second.kill();
+        assert_eq!(stream.next().await.unwrap_err().kind, ErrorKind::SourceUnavailable);
+        second.start(&[]);
+        b.c = b.session().await;
+        b.run(&["INSERT INTO t VALUES (2,2)", "FLUSH BINARY LOGS", "INSERT INTO t VALUES (3,3)"]).await;
+        job.catch_up(&b).await;
+        b.must_equal(&job, "after the restart").await;
+    }
+}
+
+#[tokio::test]
+async fn settings_that_hide_changes() {
+    for name in Second::both("settings_that_hide_changes").await {
+        let mut second = Second::of(name, "settings_that_hide_changes").await.unwrap();
+        let (updates, source) = match second.mysql {
+            true => {
+                ("--log-replica-updates=OFF", "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT=1")
+            }
+            false => ("--log-slave-updates=OFF", "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT=1"),
+        };
+        second.restart(&[updates, "--binlog-do-db=elsewhere", "--skip-slave-start"]).await;
+        let mut b = Bench::new(&second.url, "hidden").await;
+        b.run(&["CREATE TABLE t (id INT PRIMARY KEY)", source]).await;
+        let findings = b.source.check(&b.pattern()).await;
+        let of =
+            |name: &str| findings.iter().find(|f| f.name == name).unwrap_or_else(|| panic!("{name}: {findings:#?}"));
+        for (name, verdict, part) in [
+            ("replica", Verdict::Failed, "databases concerned: hidden"),
+            ("log filters", Verdict::Failed, "not in the log: hidden"),
+            ("log durability", Verdict::Warning, "sync_binlog is 0"),
+            ("foreign keys", Verdict::Ok, ""),
+        ] {
+            let finding = of(name);
+            assert!(finding.verdict == verdict && finding.message.contains(part), "{finding:#?}");
+            assert!(verdict == Verdict::Ok || finding.fix.is_some(), "{finding:#?}");
+        }
+        second.restart(&[]).await;
     }
 }

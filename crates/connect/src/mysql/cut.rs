@@ -31,8 +31,8 @@ const LOCK_TIMEOUT: u16 = 1205;
 
 impl MySql {
     pub(super) async fn cut_whole(&self, table: &Arc<TableSchema>, low: &Position) -> Result<Cut> {
-        let mut c = self.session().await?;
         let low = LogPosition::parse(low)?;
+        let mut c = self.session_at(&low).await?;
         let at = match (has_snapshots(&mut c, table).await?, c.server.flavour) {
             (false, _) => {
                 lock(&mut c, table).await?;
@@ -45,7 +45,7 @@ impl MySql {
                 at
             }
             (true, Flavour::MySql) => {
-                let mut locker = self.session().await?;
+                let mut locker = self.session_at(&low).await?;
                 lock(&mut locker, table).await?;
                 let at = snapshot_under_lock(&mut c, table).await;
                 // Ending the connection would unlock as well, but only when the server notices.

@@ -264,6 +264,22 @@ pub(super) fn gtid_list(body: &[u8]) -> Option<GtidSet> {
     Some(set)
 }
 
+/// MySQL: all transactions before a file; `None`: in a form that we don't read (tags).
+pub(super) fn previous_gtids(body: &[u8]) -> Option<GtidSet> {
+    let mut c = Cursor::new(body);
+    let mut sources = std::collections::BTreeMap::new();
+    for _ in 0..c.u64()? {
+        let uuid = Uuid(*c.take(16)?.first_chunk()?);
+        let mut intervals = Vec::new();
+        for _ in 0..c.u64()? {
+            let (from, behind) = (c.u64()?, c.u64()?);
+            intervals.push((from, behind.checked_sub(1).filter(|to| *to >= from)?));
+        }
+        sources.insert((uuid, String::new()), intervals);
+    }
+    c.is_empty().then_some(GtidSet::MySql(sources))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -297,12 +313,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn sets_before_a_file() {
+        let set = GtidSet::parse("3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:7").unwrap();
+        let bytes = set.encoded().unwrap();
+        assert_eq!(previous_gtids(&bytes), Some(set));
+        assert_eq!(previous_gtids(&[0; 8]), Some(GtidSet::MySql(Default::default())));
+        assert_eq!(previous_gtids(&bytes[..bytes.len() - 1]), None);
+        // With tags the first bytes mean something else.
+        assert_eq!(previous_gtids(&[1, 1, 0, 0, 0, 0, 0, 1]), None);
+    }
+
     proptest! {
         #[test]
         fn bad_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let _ = (Header::parse(&bytes), rotate(&bytes), Query::parse(&bytes, 0), Query::parse(&bytes, 13));
             let _ = (MySqlGtid::parse(&bytes), MariaDbGtid::parse(&bytes), format_has_checksums(&bytes));
-            let _ = (gtid_list(&bytes), checksum_is_right(&bytes), without_checksum(&bytes), status_variables(&bytes));
+            let _ = (gtid_list(&bytes), previous_gtids(&bytes), checksum_is_right(&bytes), without_checksum(&bytes), status_variables(&bytes));
         }
     }
 }

@@ -266,6 +266,13 @@ impl Log {
                 Ok(())
             }
             kind::MARIADB_GTID_LIST => self.gtid_list(header, body),
+            kind::PREVIOUS_GTIDS => {
+                // From a server without ids, or from one that had numbered nothing yet.
+                if self.position.gtids.is_none() && !header.is_artificial() {
+                    self.position.gtids = event::previous_gtids(body);
+                }
+                Ok(())
+            }
             kind::MARIADB_GTID => self.mariadb_gtid(header, body),
             kind::QUERY | kind::EXECUTE_LOAD_QUERY => {
                 let extra = if header.kind == kind::QUERY { 0 } else { 13 };
@@ -306,7 +313,6 @@ impl Log {
             | kind::HEARTBEAT_V2
             | kind::IGNORABLE
             | kind::ROWS_QUERY
-            | kind::PREVIOUS_GTIDS
             | kind::TRANSACTION_CONTEXT
             | kind::VIEW_CHANGE
             | kind::MARIADB_BINLOG_CHECKPOINT
