@@ -235,3 +235,41 @@ async fn one_phase_transactions_larger_than_memory() {
         assert_eq!(job.changes["i"], 16);
     }
 }
+
+/// MySQL packs all of a transaction into one event, the one that prepares it included.
+#[tokio::test]
+async fn prepared_transactions_that_are_compressed() {
+    let Some(url) = support::server("MYSQL", "prepared_transactions_that_are_compressed") else { return };
+    let mut b = Bench::new(&url, "tx_xa_packed").await;
+    b.run(&["CREATE TABLE i (id INT PRIMARY KEY, v TEXT)"]).await;
+    let mut job = b.begin().await;
+    let packed = "SET SESSION binlog_transaction_compression = ON";
+    let wide = |from: u32, rows: u32| {
+        let values: Vec<_> = (from..from + rows).map(|id| format!("({id}, REPEAT('x', 100000))")).collect();
+        format!("INSERT INTO i VALUES {}", values.join(", "))
+    };
+    for (xid, statement) in [("'packed small'", wide(0, 2)), ("'packed large'", wide(100, 80))] {
+        b.run(&[
+            packed,
+            &format!("XA START {xid}"),
+            &statement,
+            &format!("XA END {xid}"),
+            &format!("XA PREPARE {xid}"),
+        ])
+        .await;
+        job.catch_up(&b).await;
+        assert!(job.at.commit.contains(" xa="), "{}", job.at);
+        b.run(&[&format!("XA COMMIT {xid}")]).await;
+        job.catch_up(&b).await;
+        b.must_equal(&job, xid).await;
+    }
+    // In one stream, larger than what is kept.
+    let large = wide(300, 80);
+    b.run(&["XA START 'packed on'", &large, "XA END 'packed on'", "XA PREPARE 'packed on'", "XA COMMIT 'packed on'"])
+        .await;
+    let large = wide(500, 80);
+    b.run(&["XA START 'packed once'", &large, "XA END 'packed once'", "XA COMMIT 'packed once' ONE PHASE"]).await;
+    job.catch_up(&b).await;
+    b.must_equal(&job, "in one stream").await;
+    assert_eq!(job.changes["i"], 2 + 80 + 80 + 80);
+}

@@ -2,12 +2,13 @@
 //! transaction at its commit, and a look ahead at how a large transaction ends. Such a reader has no server id and ends
 //! with the log.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use freshet_core::{Error, ErrorKind, Result};
 use futures::future::BoxFuture;
 
 use super::super::wire::{Connection, Dump, EventPackets, Options, server_error_number};
+use super::compressed::Payload;
 use super::event::{self, HEADER, Header, kind};
 use super::log::Wanted;
 use super::register::announce;
@@ -95,6 +96,8 @@ struct Piece {
     here: u64,
     /// An event of the file has been read.
     inside: bool,
+    /// The rest of a compressed transaction; its events are numbered on from where it begins.
+    unpacked: VecDeque<Found>,
 }
 
 impl Piece {
@@ -103,12 +106,15 @@ impl Piece {
         let checksums = announce(&mut connection).await?;
         let offset = u32::try_from(place.offset).map_err(|_| beyond(place))?;
         let packets = connection.dump(&Dump::Piece { file: place.file.clone(), offset }).await?;
-        Ok(Piece { packets, checksums, here: place.offset, inside: false })
+        Ok(Piece { packets, checksums, here: place.offset, inside: false, unpacked: VecDeque::new() })
     }
 
     /// The next event; `None` at the end of the file.
     async fn next(&mut self) -> Result<Option<Found>> {
         loop {
+            if let Some(found) = self.unpacked.pop_front() {
+                return Ok(Some(found));
+            }
             let Some(event) = self.packets.next_or_end().await? else { return Ok(None) };
             let short = || Error::corrupt("an event of the log is too short");
             let header = Header::parse(event).ok_or_else(short)?;
@@ -130,9 +136,26 @@ impl Piece {
             let body = event.get(HEADER..).ok_or_else(short)?.to_vec();
             self.here = header.end(self.here);
             self.inside = true;
-            return Ok(Some(Found { header, start: self.here.saturating_sub(u64::from(header.size)), body }));
+            let start = self.here.saturating_sub(u64::from(header.size));
+            if header.kind != kind::TRANSACTION_PAYLOAD {
+                return Ok(Some(Found { header, start, body }));
+            }
+            self.unpacked = unpack(&body, start)
+                .ok_or_else(|| Error::corrupt("a compressed transaction is malformed").with("behind", start))?;
         }
     }
+}
+
+/// The events of a compressed transaction.
+fn unpack(body: &[u8], start: u64) -> Option<VecDeque<Found>> {
+    let mut payload = Payload::parse(body)?;
+    let (mut events, mut event) = (VecDeque::new(), Vec::new());
+    while payload.next(&mut event)? {
+        let header = Header::parse(&event).filter(|h| h.kind != kind::TRANSACTION_PAYLOAD)?;
+        let start = start + events.len() as u64;
+        events.push_back(Found { header, start, body: event.get(HEADER..)?.to_vec() });
+    }
+    Some(events)
 }
 
 fn beyond(place: &Place) -> Error {

@@ -539,7 +539,7 @@ impl Log {
         self.position.offset = self.here;
         self.in_transaction = false;
         (self.schema_changes, self.skip, self.split, self.surveyed) = (0, 0, false, false);
-        self.xa = None;
+        (self.xa, self.wanted) = (None, None);
         self.savepoints.clear();
         self.void.clear();
         self.time_ms = self.gtid_time_ms.take().or(Some(i64::from(header.time) * 1000).filter(|t| *t > 0));
