@@ -68,7 +68,8 @@ pub struct ChangesRequest {
     pub tables: Vec<Arc<TableSchema>>,
     /// Tables in another lane, with their schemas at `from`: only their schema changes are sent, no rows.
     pub watched: Vec<Arc<TableSchema>>,
-    /// Tables that are created later and match are followed as well.
+    /// Tables that are created later and match are followed as well. That a table of a matching name is dropped, or
+    /// that one is renamed from or to such a name, is told even when its schema is not known.
     pub pattern: TablePattern,
     /// Where to begin.
     pub from: Position,

@@ -54,6 +54,15 @@ impl ErrorKind {
         }
     }
 
+    /// Whether a failed write or read of a table's rows says something about that table, so that the others can go on
+    /// without it; not so when the machine, the source's log or Freshet itself is to blame.
+    pub fn is_about_a_table(self) -> bool {
+        !matches!(
+            self,
+            ErrorKind::Io | ErrorKind::SourceState | ErrorKind::SourceUnavailable | ErrorKind::SinkUnavailable
+        )
+    }
+
     /// Exit code of the command line: 1 it failed while running, 2 the request was wrong, 3 the surroundings were.
     pub fn exit_code(self) -> i32 {
         match self {

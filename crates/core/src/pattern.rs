@@ -17,6 +17,12 @@ impl TablePattern {
         TablePattern { include: vec![(escape(name), "*".into())], exclude: Vec::new() }
     }
 
+    /// Exactly these tables.
+    pub fn tables<'a>(names: impl IntoIterator<Item = &'a TableName>) -> Self {
+        let include = names.into_iter().map(|n| (escape(&n.database), escape(&n.table))).collect();
+        TablePattern { include, exclude: Vec::new() }
+    }
+
     /// Reads a comma-separated list. A name without a point is a table of `default_database`. `\` takes the next
     /// character literally, for names that hold one of `*?,.!\`.
     ///

@@ -88,7 +88,12 @@ async fn has_snapshots(c: &mut Connection, table: &TableSchema) -> Result<bool> 
 async fn lock(c: &mut Connection, table: &TableSchema) -> Result<()> {
     c.execute(&format!("SET SESSION lock_wait_timeout = {LOCK_SECONDS}")).await?;
     // A MariaDB lock would be listed under its alias, a name that columns cannot be without.
-    let sql = format!("LOCK TABLES {} READ, {} AS t READ", table.name.quoted(), table.name.quoted());
+    // A table that is named like the alias is locked under it already.
+    let aliased = match table.name.table.eq_ignore_ascii_case("t") {
+        true => String::new(),
+        false => format!(", {} AS t READ", table.name.quoted()),
+    };
+    let sql = format!("LOCK TABLES {} READ{aliased}", table.name.quoted());
     for _ in 0..LOCK_ATTEMPTS {
         match c.execute(&sql).await {
             Ok(()) => return Ok(()),

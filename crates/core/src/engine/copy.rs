@@ -1,293 +1,451 @@
-//! The copy of the tables that a job begins with: several connections read splits, each a little ahead of the sink; a
-//! split counts when all its rows are durable there. Rows of a copy are never written after a streamed change of the
-//! same table, because streaming begins when the copy has ended.
+//! Copies: several connections read splits, each a little ahead of the sink, for as long as the job runs. A split counts
+//! when all its rows are durable in the sink. A second SELECT sees other rows than the first, so every try has labels
+//! of its own. A table without a key is read in one snapshot, and begins anew after a failure.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arrow::array::{Int8Array, RecordBatch};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, mpsc};
 
 use crate::batch::{ChangeBatch, OP_UPSERT, concat};
-use crate::connector::{Flush, Load, Purpose, Sink, Source, Split};
-use crate::engine::job::{End, Job, MAIN, stopped, with_retries};
+use crate::connector::{BatchStream, Flush, KeyRange, Load, Purpose, Split};
+use crate::engine::job::with_retries;
+use crate::engine::lane::{Context, MAIN};
 use crate::engine::reader::Task;
-use crate::engine::status::{JobState, Progress};
 use crate::error::{Error, Result, Retry};
-use crate::intent::{Label, Writer};
+use crate::intent::Label;
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
-use crate::store::{Change, SplitRecord, Store, TableRecord, TableState};
+use crate::store::{Change, CopyRecord, SplitRecord};
 
 /// Bytes that are gathered before they are written; a split may be several times as large.
 const LOAD_BYTES: usize = 24 << 20;
+/// Pauses after a read that failed.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// A split to read.
-#[derive(Debug, Clone)]
-struct Work {
-    record: TableRecord,
+/// The copy of one table.
+#[derive(Debug)]
+struct Copy {
+    name: TableName,
+    record: CopyRecord,
     schema: Arc<TableSchema>,
-    split: Split,
+}
+
+/// What a connection does next.
+#[derive(Debug, Clone)]
+enum Work {
+    /// Cut the table into splits, or take up those that are stored.
+    Plan(Arc<Copy>),
+    Split(Arc<Copy>, SplitRecord),
+}
+
+impl Work {
+    fn copy(&self) -> &Arc<Copy> {
+        match self {
+            Work::Plan(copy) | Work::Split(copy, _) => copy,
+        }
+    }
+}
+
+/// What became of a copy.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// All rows are in the sink. `high`: the log's end behind the last read; `cut`: the exact position of a table without
+    /// a key.
+    Copied { name: TableName, number: u32, high: Position, cut: Option<Position> },
+    /// A person has to look, or the schema is not what it was.
+    Failed { name: TableName, number: u32, error: Error },
 }
 
 /// What a reading connection hands over.
 enum Read {
-    Rows(Work, RecordBatch),
-    End(Work),
-    /// Reading this split failed.
+    Rows(Arc<Copy>, SplitRecord, RecordBatch),
+    End(Arc<Copy>, SplitRecord, Option<Position>),
     Failed(Work, Error),
 }
 
-/// What all connections of a copy share.
-struct Shared {
-    work: Mutex<VecDeque<Work>>,
-    low: Position,
-    writer: Writer,
-    store: Store,
-    sink: Arc<dyn Sink>,
-    progress: Arc<Progress>,
-}
-
-impl Job {
-    /// Copies what is not copied yet. `Some` when the job was told to stop before the end.
-    pub(crate) async fn copy(&mut self) -> Result<Option<End>> {
-        let copying: Vec<_> =
-            self.tables.values().filter(|t| t.state == TableState::Copying).map(|t| t.name.clone()).collect();
-        if copying.is_empty() {
-            return Ok(None);
-        }
-        self.state(JobState::Copying);
-        let work = self.plan_copy(&copying).await?;
-        let mut control = self.control.clone();
-        let failed = tokio::select! {
-            biased;
-            () = stopped(&mut control) => return Ok(Some(End::Stopped)),
-            failed = copy_splits(self.shared(work), Arc::clone(&self.source), self.spec.options.copy_connections) => failed?,
-        };
-        for (name, error) in failed {
-            self.suspend(&name, error).await?;
-        }
-        let high = self.source.end(None).await?.position;
-        self.caught_up(&copying, &high).await?;
-        Ok(None)
-    }
-
-    /// The copy of these tables has ended at the log's end `high`.
-    async fn caught_up(&mut self, tables: &[TableName], high: &Position) -> Result<()> {
-        let mut change = Change::new();
-        for name in tables {
-            let Some(record) = self.tables.get_mut(name).filter(|t| t.state == TableState::Copying) else { continue };
-            record.state = TableState::CatchingUp { high: high.clone() };
-            change.table(&self.spec.name, record);
-        }
-        if !self.rules.low_position {
-            self.lane.position = high.clone();
-            change.lane(&self.spec.name, MAIN, &self.lane);
-        }
-        self.store.commit(change).await?;
-        self.progress.set_tables(self.tables.values());
-        Ok(())
-    }
-
-    /// The splits that are left, cutting the tables that are not cut yet.
-    async fn plan_copy(&mut self, tables: &[TableName]) -> Result<VecDeque<Work>> {
-        let mut work = VecDeque::new();
-        for name in tables {
-            let schema = Arc::clone(&self.schemas[name].1);
-            let mut splits = self.store.splits(&self.spec.name, name)?;
-            if splits.is_empty() {
-                let cut = match self.source.splits(&schema, self.spec.options.split_rows).await {
-                    Ok(cut) => cut,
-                    Err(e) if e.kind.retry() == Retry::Backoff => return Err(e),
-                    Err(e) => {
-                        self.suspend(name, e).await?;
-                        continue;
-                    }
-                };
-                splits = cut.into_iter().map(|split| SplitRecord { split, done: None, begun: None }).collect();
-            }
-            self.begin_attempt(name, &mut splits).await?;
-            self.progress.table(name, |t| t.splits = splits.len() as u64);
-            let record = self.tables[name].clone();
-            work.extend(splits.into_iter().filter(|s| s.done.is_none()).map(|s| Work {
-                record: record.clone(),
-                schema: Arc::clone(&schema),
-                split: s.split,
-            }));
-        }
-        Ok(work)
-    }
-
-    /// A second SELECT sees other rows than the first, so every attempt has labels of its own; and before anything is
-    /// read again, the loads of the attempt before must have landed or be gone.
-    async fn begin_attempt(&mut self, name: &TableName, splits: &mut [SplitRecord]) -> Result<()> {
-        let mut change = Change::new();
-        for split in splits {
-            if let Some(label) = split.begun.take() {
-                self.sink.settle(&label, None).await?;
-            }
-            change.split(&self.spec.name, name, split);
-        }
-        if let Some(record) = self.tables.get_mut(name) {
-            record.attempt += 1;
-            change.table(&self.spec.name, record);
-        }
-        self.store.commit(change).await
-    }
-
-    fn shared(&self, work: VecDeque<Work>) -> Arc<Shared> {
-        Arc::new(Shared {
-            work: Mutex::new(work),
-            low: self.lane.position.clone(),
-            writer: self.writer.clone(),
-            store: self.store.clone(),
-            sink: Arc::clone(&self.sink),
-            progress: Arc::clone(&self.progress),
-        })
-    }
-
-    /// For the simulation only: lets the copy race with the stream, to show what that breaks.
-    pub(crate) async fn race_copy(&mut self) -> Result<Task<()>> {
-        let copying: Vec<_> =
-            self.tables.values().filter(|t| t.state == TableState::Copying).map(|t| t.name.clone()).collect();
-        let work = self.plan_copy(&copying).await?;
-        let high = self.source.end(None).await?.position;
-        self.caught_up(&copying, &high).await?;
-        let (shared, source) = (self.shared(work), Arc::clone(&self.source));
-        Ok(Task::spawn(async move {
-            let _ = copy_splits(shared, source, 1).await;
-        }))
-    }
-}
-
-/// Copies over several connections; returns the tables that failed for good.
-async fn copy_splits(
+/// The connections of a job's copies, and what they have to do.
+pub(crate) struct Pool {
     shared: Arc<Shared>,
-    source: Arc<dyn Source>,
-    connections: usize,
-) -> Result<Vec<(TableName, Error)>> {
-    let mut running = JoinSet::new();
-    for _ in 0..connections {
-        running.spawn(copy_connection(Arc::clone(&shared), Arc::clone(&source)));
+    reports: mpsc::UnboundedReceiver<Report>,
+    _connections: Vec<Task<()>>,
+}
+
+struct Shared {
+    context: Arc<Context>,
+    state: Mutex<State>,
+    /// There is work.
+    work: Notify,
+    /// A write has ended.
+    written: Notify,
+    reports: mpsc::UnboundedSender<Report>,
+}
+
+#[derive(Default)]
+struct State {
+    work: VecDeque<Work>,
+    /// Copies that go on, with the splits that are left; `None`: not cut yet.
+    open: BTreeMap<u32, Option<usize>>,
+    /// Copies that are writing at this moment.
+    writing: BTreeMap<u32, usize>,
+    /// Connections without work.
+    idle: usize,
+}
+
+impl Pool {
+    pub(crate) fn start(context: Arc<Context>) -> Pool {
+        let (sender, reports) = mpsc::unbounded_channel();
+        let connections = context.spec.options.copy_connections;
+        let shared = Arc::new(Shared {
+            context,
+            state: Mutex::default(),
+            work: Notify::new(),
+            written: Notify::new(),
+            reports: sender,
+        });
+        let connection = |_| Task::spawn(connection(Arc::clone(&shared)));
+        let connections = (0..connections).map(connection).collect();
+        Pool { shared, reports, _connections: connections }
     }
-    let mut failed = Vec::new();
-    while let Some(ended) = running.join_next().await {
-        failed.extend(ended.map_err(|e| Error::internal("a task of the copy ended").because(e))??);
+
+    /// Whether a connection would have nothing to do.
+    pub(crate) fn wants_work(&self) -> bool {
+        let state = self.shared.lock();
+        let unplanned = state.open.values().filter(|left| left.is_none()).count();
+        state.work.len() + unplanned < self.shared.context.spec.options.copy_connections
     }
-    Ok(failed)
+
+    pub(crate) fn is_copying(&self) -> bool {
+        !self.shared.lock().open.is_empty()
+    }
+
+    /// Copies a table, or goes on with it.
+    pub(crate) fn begin(&self, name: &TableName, record: &CopyRecord, schema: &Arc<TableSchema>) {
+        let copy = Arc::new(Copy { name: name.clone(), record: record.clone(), schema: Arc::clone(schema) });
+        let mut state = self.shared.lock();
+        state.open.insert(record.number, None);
+        state.work.push_back(Work::Plan(copy));
+        self.shared.work.notify_one();
+    }
+
+    /// Gives a copy up; on return nothing of it is written any more.
+    pub(crate) async fn leave(&self, number: u32) {
+        loop {
+            let written = self.shared.written.notified();
+            {
+                let mut state = self.shared.lock();
+                state.open.remove(&number);
+                state.work.retain(|w| w.copy().record.number != number);
+                if !state.writing.contains_key(&number) {
+                    return;
+                }
+            }
+            written.await;
+        }
+    }
+
+    /// The next thing that happened. Cancel-safe.
+    pub(crate) async fn report(&mut self) -> Report {
+        match self.reports.recv().await {
+            Some(report) => report,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// While this lives, the copy it belongs to counts as writing.
+struct Writing<'a> {
+    shared: &'a Shared,
+    number: u32,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if let Some(n) = state.writing.get_mut(&self.number) {
+            *n -= 1;
+            if *n == 0 {
+                state.writing.remove(&self.number);
+            }
+        }
+        drop(state);
+        self.shared.written.notify_waiters();
+    }
 }
 
 impl Shared {
-    fn next(&self) -> Option<Work> {
-        self.work.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front()
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A table that failed is not read any further.
-    fn leave(&self, table: &TableName) {
-        self.work.lock().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|w| w.record.name != *table);
+    async fn next(&self) -> Work {
+        loop {
+            let notified = self.work.notified();
+            {
+                let mut state = self.lock();
+                if let Some(work) = state.work.pop_front() {
+                    if !state.work.is_empty() {
+                        self.work.notify_one();
+                    }
+                    return work;
+                }
+                state.idle += 1;
+            }
+            notified.await;
+            self.lock().idle -= 1;
+        }
     }
 
-    /// Writes rows of a split; on return they are durable.
-    async fn write(&self, work: &Work, number: u64, batches: Vec<RecordBatch>) -> Result<()> {
-        let batches = batches.into_iter().map(|rows| upserts(&work.schema, &rows)).collect::<Result<Vec<_>>>()?;
+    /// Permission to write for a copy; `None` when it was given up.
+    fn enter(&self, copy: &Copy) -> Option<Writing<'_>> {
+        let number = copy.record.number;
+        let mut state = self.lock();
+        state.open.contains_key(&number).then(|| {
+            *state.writing.entry(number).or_default() += 1;
+            Writing { shared: self, number }
+        })
+    }
+
+    /// Cuts a table into splits and queues them. The splits of an earlier run are taken up where they stood: their loads
+    /// in doubt were settled when the job began.
+    async fn plan(&self, copy: &Arc<Copy>) -> Result<()> {
+        let job = &self.context.spec.name;
+        let mut splits = self.context.store.splits(job, &copy.name)?;
+        let keyless = !copy.schema.has_key();
+        if splits.is_empty() {
+            let cut = match keyless {
+                true => vec![Split { number: 0, range: KeyRange::default(), rows: 0 }],
+                false => self.context.source.splits(&copy.schema, self.context.spec.options.split_rows).await?,
+            };
+            splits = cut.into_iter().map(|split| SplitRecord { split, done: None, begun: None, tries: 0 }).collect();
+        }
+        let Some(_writing) = self.enter(copy) else { return Ok(()) };
+        let mut change = Change::new();
+        for split in &mut splits {
+            split.tries += 1;
+            change.split(job, &copy.name, split);
+        }
+        self.context.store.commit(change).await?;
+        self.context.progress.table(&copy.name, |t| {
+            t.splits = splits.len() as u64;
+            t.splits_done = splits.iter().filter(|s| s.done.is_some()).count() as u64;
+            t.rows_copied = splits.iter().filter_map(|s| s.done).sum();
+        });
+        let left: Vec<_> = splits.into_iter().filter(|s| s.done.is_none()).collect();
+        {
+            let mut state = self.lock();
+            state.open.insert(copy.record.number, Some(left.len()));
+            // In front of other tables' plans, so that a table is finished before the next one is begun.
+            for split in left.iter().rev() {
+                state.work.push_front(Work::Split(Arc::clone(copy), split.clone()));
+            }
+        }
+        self.work.notify_one();
+        if left.is_empty() {
+            self.copied(copy, None).await?;
+        }
+        Ok(())
+    }
+
+    /// A split is done; with the last one the table is.
+    async fn done(&self, copy: &Arc<Copy>, split: SplitRecord, cut: Option<Position>) -> Result<()> {
+        {
+            let Some(_writing) = self.enter(copy) else { return Ok(()) };
+            self.record(copy, &split).await?;
+        }
+        self.context.progress.table(&copy.name, |t| t.splits_done += 1);
+        let last = {
+            let mut state = self.lock();
+            match state.open.get_mut(&copy.record.number) {
+                Some(Some(left)) => {
+                    *left -= 1;
+                    *left == 0
+                }
+                _ => false,
+            }
+        };
+        if last {
+            self.copied(copy, cut).await?;
+        }
+        Ok(())
+    }
+
+    async fn copied(&self, copy: &Arc<Copy>, cut: Option<Position>) -> Result<()> {
+        let end = with_retries(|| self.context.source.end(None), |e, _| self.trouble(e)).await?;
+        self.lock().open.remove(&copy.record.number);
+        let (name, number) = (copy.name.clone(), copy.record.number);
+        // Without a receiver the job has ended.
+        let _ = self.reports.send(Report::Copied { name, number, high: end.position, cut });
+        Ok(())
+    }
+
+    fn failed(&self, copy: &Copy, error: Error) {
+        let number = copy.record.number;
+        let mut state = self.lock();
+        if state.open.remove(&number).is_some() {
+            state.work.retain(|w| w.copy().record.number != number);
+            // Without a receiver the job has ended.
+            let _ = self.reports.send(Report::Failed { name: copy.name.clone(), number, error });
+        }
+    }
+
+    fn trouble(&self, error: &Error) {
+        tracing::warn!(job = self.context.spec.name, "the copy tries again: {}", error.line());
+        self.context.progress.job(|s| s.error = Some(error.clone()));
+    }
+
+    /// Does a piece of work again, a little later.
+    fn again(&self, work: Work) {
+        let mut state = self.lock();
+        if state.open.contains_key(&work.copy().record.number) {
+            state.work.push_front(work);
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    async fn record(&self, copy: &Copy, split: &SplitRecord) -> Result<()> {
+        let mut change = Change::new();
+        change.split(&self.context.spec.name, &copy.name, split);
+        self.context.store.commit(change).await
+    }
+
+    /// Writes rows of a split; on return they are durable. Returns whether the copy still goes on.
+    async fn write(&self, copy: &Copy, split: &mut SplitRecord, part: u64, batches: Vec<RecordBatch>) -> Result<bool> {
+        let Some(_writing) = self.enter(copy) else { return Ok(false) };
+        let batches = batches.into_iter().map(|rows| upserts(&copy.schema, &rows)).collect::<Result<Vec<_>>>()?;
         let rows = concat(&batches)?;
         drop(batches);
         let (count, bytes) = (rows.rows.num_rows() as u64, rows.bytes() as u64);
-        let (table, attempt) = (work.record.name.to_string(), work.record.attempt.to_string());
-        let (split, part) = (work.split.number.to_string(), number.to_string());
-        let label = self.writer.label("copy", &[&table, &attempt, &split, &part]);
-        let load = Load { target: work.record.target.clone(), label: label.clone(), rows, exact: false };
-        self.record(work, None, Some(label.clone())).await?;
+        let label = self.label(copy, split, part);
+        let load = Load { target: copy.record.into.clone(), label: label.clone(), rows, exact: false };
+        split.begun = Some(label.clone());
+        split.done = (!self.context.rules.progress_after).then_some(0);
+        self.record(copy, split).await?;
         with_retries(
-            || self.sink.write(Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy }),
-            |e, _| self.progress.job(|s| s.error = Some(e.clone())),
+            || {
+                let flush = Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy };
+                self.context.sink.write(flush)
+            },
+            |e, _| self.trouble(e),
         )
         .await?;
-        self.progress.job(|s| s.error = None);
-        self.progress.table(&work.record.name, |t| {
+        split.begun = None;
+        self.context.progress.job(|s| s.error = None);
+        self.context.progress.table(&copy.name, |t| {
             t.rows_copied += count;
             t.bytes_copied += bytes;
         });
-        Ok(())
+        Ok(true)
     }
 
-    async fn done(&self, work: &Work, rows: u64) -> Result<()> {
-        self.record(work, Some(rows), None).await?;
-        self.progress.table(&work.record.name, |t| t.splits_done += 1);
-        Ok(())
-    }
-
-    async fn record(&self, work: &Work, done: Option<u64>, begun: Option<Label>) -> Result<()> {
-        let mut change = Change::new();
-        change.split(&self.writer.job, &work.record.name, &SplitRecord { split: work.split.clone(), done, begun });
-        self.store.commit(change).await
+    fn label(&self, copy: &Copy, split: &SplitRecord, part: u64) -> Label {
+        let number = if self.context.rules.numbers { copy.record.number } else { 0 };
+        let numbers = [number, split.split.number, split.tries].map(|n| n.to_string());
+        let (name, part) = (copy.name.to_string(), part.to_string());
+        self.context.writer(MAIN).label("copy", &[&name, &numbers[0], &numbers[1], &numbers[2], &part])
     }
 }
 
 /// One connection: a task reads ahead, this one writes.
-async fn copy_connection(shared: Arc<Shared>, source: Arc<dyn Source>) -> Result<Vec<(TableName, Error)>> {
+async fn connection(shared: Arc<Shared>) {
     let (sender, mut reads) = mpsc::channel(2);
-    let reader = Arc::clone(&shared);
-    let _reading = Task::spawn(async move {
-        while let Some(work) = reader.next() {
-            let outcome = match read_split(source.as_ref(), &reader.low, &work, &sender).await {
-                Ok(()) => Read::End(work),
-                Err(error) => Read::Failed(work, error),
-            };
-            if sender.send(outcome).await.is_err() {
-                return;
-            }
-        }
-    });
-    let mut failed: Vec<(TableName, Error)> = Vec::new();
-    let (mut gathered, mut bytes, mut number, mut rows) = (Vec::new(), 0, 0, 0);
+    let _reading = Task::spawn(reading(Arc::clone(&shared), sender));
+    let (mut gathered, mut bytes, mut part, mut rows) = (Vec::new(), 0, 0, 0);
+    let mut given_up: BTreeSet<u32> = BTreeSet::new();
     while let Some(read) = reads.recv().await {
-        let (work, ended) = match read {
-            Read::Rows(work, batch) => {
+        let (copy, mut split, end) = match read {
+            Read::Rows(copy, split, batch) => {
                 rows += batch.num_rows() as u64;
                 bytes += batch.get_array_memory_size();
                 gathered.push(batch);
-                (work, false)
+                (copy, split, None)
             }
-            Read::End(work) => (work, true),
+            Read::End(copy, split, cut) => (copy, split, Some(cut)),
             Read::Failed(work, error) => {
-                if error.kind.retry() == Retry::Backoff {
-                    return Err(error);
+                (gathered, bytes, part, rows) = (Vec::new(), 0, 0, 0);
+                match (error.kind.retry(), work) {
+                    (Retry::Backoff, Work::Split(copy, split)) if copy.schema.has_key() => {
+                        shared.trouble(&error);
+                        shared.again(Work::Split(copy, SplitRecord { tries: split.tries + 1, ..split }));
+                    }
+                    (Retry::Backoff, work @ Work::Plan(_)) => {
+                        shared.trouble(&error);
+                        shared.again(work);
+                    }
+                    (_, work) => shared.failed(work.copy(), error),
                 }
-                shared.leave(&work.record.name);
-                failed.push((work.record.name, error));
-                (gathered, bytes, number, rows) = (Vec::new(), 0, 0, 0);
                 continue;
             }
         };
-        if !gathered.is_empty() && (ended || bytes >= LOAD_BYTES) {
+        let mut result = Ok(());
+        if !gathered.is_empty() && (end.is_some() || bytes >= LOAD_BYTES) && !given_up.contains(&copy.record.number) {
             bytes = 0;
-            if let Err(error) = shared.write(&work, number, std::mem::take(&mut gathered)).await {
-                shared.leave(&work.record.name);
-                failed.push((work.record.name, error));
-                continue;
-            }
-            number += 1;
+            result = shared.write(&copy, &mut split, part, std::mem::take(&mut gathered)).await.map(|_| ());
+            part += 1;
         }
-        if ended {
-            if !failed.iter().any(|(t, _)| *t == work.record.name) {
-                shared.done(&work, rows).await?;
+        if let Some(cut) = end {
+            if result.is_ok() && !given_up.contains(&copy.record.number) {
+                result = shared.done(&copy, SplitRecord { done: Some(rows), ..split }, cut).await;
             }
-            (number, rows) = (0, 0);
+            (gathered, bytes, part, rows) = (Vec::new(), 0, 0, 0);
+        }
+        if let Err(error) = result {
+            given_up.insert(copy.record.number);
+            shared.failed(&copy, error);
         }
     }
-    Ok(failed)
+}
+
+/// Reads what there is to read.
+async fn reading(shared: Arc<Shared>, to: mpsc::Sender<Read>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let work = shared.next().await;
+        let result = match &work {
+            Work::Plan(copy) => shared.plan(copy).await,
+            Work::Split(copy, split) => read_split(&shared, copy, split, &to).await,
+        };
+        match result {
+            Ok(()) => pause = PAUSE_MIN,
+            Err(error) => {
+                let passing = error.kind.retry() == Retry::Backoff;
+                if to.send(Read::Failed(work, error)).await.is_err() {
+                    return;
+                }
+                if passing {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
 }
 
 /// Reads one split to its end.
-async fn read_split(source: &dyn Source, low: &Position, work: &Work, to: &mpsc::Sender<Read>) -> Result<()> {
-    let mut rows = source.read(&work.schema, &work.split, low).await?;
+async fn read_split(shared: &Shared, copy: &Arc<Copy>, split: &SplitRecord, to: &mpsc::Sender<Read>) -> Result<()> {
+    let source = &shared.context.source;
+    let start = &copy.record.start;
+    let (mut rows, cut): (Box<dyn BatchStream>, _) = match copy.schema.has_key() {
+        true => (source.read(&copy.schema, &split.split, start).await?, None),
+        false => {
+            let cut = source.cut(&copy.schema, start).await?;
+            (cut.rows, Some(cut.at))
+        }
+    };
     while let Some(batch) = rows.next().await? {
-        if to.send(Read::Rows(work.clone(), batch)).await.is_err() {
+        if !shared.lock().open.contains_key(&copy.record.number) {
+            break;
+        }
+        if to.send(Read::Rows(Arc::clone(copy), split.clone(), batch)).await.is_err() {
             return Ok(());
         }
     }
+    // The receiver is gone when the job ends.
+    let _ = to.send(Read::End(Arc::clone(copy), split.clone(), cut)).await;
     Ok(())
 }
 

@@ -1,25 +1,31 @@
-//! One run of one job: settle what the last run left in doubt, create the targets, copy, stream. Everything durable is
-//! in the store before it is relied on, so a run may end at any instant and the next one begins here again.
+//! One run of one job: settle what the last run left in doubt, then drive the lanes and the copies from one loop.
+//! Everything durable is in the store before it is relied on, so a run may end at any instant and the next one begins
+//! here again. Reading, decoding and writing happen in tasks of their own; this loop only decides.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use arrow::array::RecordBatch;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
-use crate::connector::{CopyStart, Settled, Sink, Source};
-use crate::engine::spec::JobSpec;
-use crate::engine::status::{JobState, Progress};
-use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::intent::{Label, Writer};
-use crate::schema::{TableChange, TableName, TableSchema};
-use crate::store::{Change, LaneRecord, SchemaRecord, Store, TableRecord, TableState};
+use crate::connector::{ChangesRequest, CopyStart, Event};
+use crate::engine::catch_up::{Found, Side};
+use crate::engine::copy::{Pool, Report};
+use crate::engine::lane::{Context, Flushed, Lane, MAIN, Refused, Route};
+use crate::engine::status::JobState;
+use crate::error::{Error, Result, Retry};
+use crate::position::Position;
+use crate::schema::{TableName, TableSchema};
+use crate::store::{Change, CopyRecord, LaneRecord, Ledger, Parked, Phase, SchemaRecord, TableRecord, TableState};
 
-/// The main lane.
-pub(crate) const MAIN: u32 = 0;
 /// The longest pause between two tries.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
+/// How long the loop may sleep while something waits that no event announces.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a running job is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +33,23 @@ pub(crate) enum Control {
     Run,
     /// Flush, store, end.
     Stop,
+}
+
+/// What a running job is asked to do; the answer comes when it has been stored.
+pub(crate) struct Request {
+    pub(crate) what: Ask,
+    pub(crate) answer: oneshot::Sender<Result<()>>,
+}
+
+/// What a running job can be asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Ask {
+    /// Copy these tables again, all without a name.
+    Resync(Vec<TableName>),
+    /// Go on with a suspended table where it stood.
+    Continue(TableName),
+    /// Write these keys of a table as the source has them now.
+    Repair(TableName, RecordBatch),
 }
 
 /// How a run ended.
@@ -40,37 +63,94 @@ pub(crate) enum End {
 pub struct Rules {
     /// A write-ahead intent is stored before each flush and replayed with its boundaries.
     pub intent: bool,
-    /// A load holds each key once, with its last change.
+    /// A load holds each key once, with its last change; absent columns are overlaid.
     pub keep_last: bool,
     /// Everything before a schema change is flushed before it is applied.
     pub barrier: bool,
     /// Streaming begins at the position that was noted before the first split.
     pub low_position: bool,
-    /// Streaming begins when the copy has ended.
-    pub copy_first: bool,
+    /// A table whose definition changes while it is copied is copied again.
+    pub copy_again: bool,
+    /// The catch-up lane joins at the main lane's position.
+    pub join_level: bool,
+    /// The catch-up lane joins when it has passed the end of the copies.
+    pub join_live: bool,
+    /// The main lane leaves the rows of tables in the other lane alone.
+    pub main_skips: bool,
+    /// What the previous run left open is settled before anything else.
+    pub settle: bool,
+    /// Progress of a split is stored after its rows.
+    pub progress_after: bool,
+    /// A table whose rows were rewritten without being logged is copied again.
+    pub rewrite: bool,
+    /// The rows of a table without a key are followed from exactly the position of its copy.
+    pub cut: bool,
+    /// What a moved row does not say is read from the source behind a copy.
+    pub read_back: bool,
+    /// Labels hold the lane's and the copy's number.
+    pub numbers: bool,
+    /// The copy of a table without a key begins anew after a crash.
+    pub keyless_anew: bool,
+    /// The source is told the lowest position of all lanes.
+    pub acknowledge_lowest: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules { intent: true, keep_last: true, barrier: true, low_position: true, copy_first: true }
+        Rules {
+            intent: true,
+            keep_last: true,
+            barrier: true,
+            low_position: true,
+            copy_again: true,
+            join_level: true,
+            join_live: true,
+            main_skips: true,
+            settle: true,
+            progress_after: true,
+            rewrite: true,
+            cut: true,
+            read_back: true,
+            numbers: true,
+            keyless_anew: true,
+            acknowledge_lowest: true,
+        }
     }
 }
 
-/// Everything that a run works with.
+/// A job that runs.
 pub(crate) struct Job {
-    pub(crate) spec: JobSpec,
-    pub(crate) writer: Writer,
-    pub(crate) store: Store,
-    pub(crate) source: Arc<dyn Source>,
-    pub(crate) sink: Arc<dyn Sink>,
-    pub(crate) progress: Arc<Progress>,
+    pub(crate) context: Arc<Context>,
     pub(crate) control: watch::Receiver<Control>,
-    pub(crate) rules: Rules,
+    pub(crate) requests: mpsc::Receiver<Request>,
     /// The tables as stored; what is in here is durable.
     pub(crate) tables: BTreeMap<TableName, TableRecord>,
-    /// Their schemas at the lane's position, with the version.
+    /// Their schemas at the main lane's position, with the version.
     pub(crate) schemas: BTreeMap<TableName, (u32, Arc<TableSchema>)>,
-    pub(crate) lane: LaneRecord,
+    pub(crate) ledger: Ledger,
+    pub(crate) main: Lane,
+    pub(crate) side: Option<Side>,
+    pub(crate) pool: Pool,
+    /// The main lane waits for a lane that is nearly level.
+    pub(crate) hold: bool,
+    /// Copies that met another schema: what they met, and the log's end then.
+    pub(crate) blocked: BTreeMap<TableName, (Position, Error)>,
+    /// Tables whose schema is not known at the main lane's position yet.
+    pub(crate) found: BTreeMap<TableName, Found>,
+    /// Which lane's event is taken when both have one.
+    turn: bool,
+}
+
+/// What happens next.
+enum Next {
+    Stop,
+    Main(Result<Event>),
+    Side(Result<Event>),
+    MainFlushed(Result<()>),
+    SideFlushed(Result<()>),
+    Copy(Report),
+    Asked(Request),
+    Timer,
 }
 
 /// Runs a job until it is stopped, trying again after errors that may pass.
@@ -80,7 +160,7 @@ pub(crate) struct Job {
 pub(crate) async fn run(job: &mut Job) -> Result<End> {
     let mut pause = BACKOFF_MIN;
     loop {
-        let before = job.lane.position.clone();
+        let before = job.main.position.clone();
         let error = match job.run_once().await {
             Ok(end) => return Ok(end),
             Err(error) => error,
@@ -88,7 +168,7 @@ pub(crate) async fn run(job: &mut Job) -> Result<End> {
         if error.kind.retry() == Retry::Person {
             return Err(error);
         }
-        if job.lane.position != before {
+        if job.main.position != before {
             pause = BACKOFF_MIN;
         }
         job.retrying(&error, pause);
@@ -107,203 +187,544 @@ pub(crate) async fn stopped(control: &mut watch::Receiver<Control>) {
 }
 
 impl Job {
+    pub(crate) fn new(context: Context, control: watch::Receiver<Control>, requests: mpsc::Receiver<Request>) -> Job {
+        let context = Arc::new(context);
+        let nowhere = LaneRecord { position: Position::at(""), intent: None, part: None, ddl: None };
+        Job {
+            control,
+            requests,
+            tables: BTreeMap::new(),
+            schemas: BTreeMap::new(),
+            ledger: Ledger::default(),
+            main: Lane::new(&context, MAIN, nowhere),
+            side: None,
+            pool: Pool::start(Arc::clone(&context)),
+            hold: false,
+            blocked: BTreeMap::new(),
+            found: BTreeMap::new(),
+            turn: false,
+            context,
+        }
+    }
+
     async fn run_once(&mut self) -> Result<End> {
         self.state(JobState::Starting);
         self.load()?;
-        if self.store.lane(&self.spec.name, MAIN)?.is_none() {
+        if self.context.store.lane(self.name(), MAIN)?.is_none() {
             self.begin().await?;
         }
         self.settle().await?;
-        self.create_targets().await?;
-        if self.rules.copy_first && self.copy().await? == Some(End::Stopped) {
-            return Ok(End::Stopped);
-        }
-        let _racing = if self.rules.copy_first { None } else { Some(self.race_copy().await?) };
-        self.state(JobState::Streaming);
-        self.stream().await
-    }
-
-    /// Reads what the store knows.
-    fn load(&mut self) -> Result<()> {
-        let job = &self.spec.name;
-        self.tables = self.store.tables(job)?.into_iter().map(|t| (t.name.clone(), t)).collect();
-        self.schemas.clear();
-        for table in self.tables.values() {
-            let history = self.store.schemas(job, &table.name)?;
-            if let Some(found) = history.into_iter().find(|s| s.version == table.schema_version) {
-                self.schemas.insert(table.name.clone(), (found.version, Arc::new(found.schema)));
-            } else if !matches!(table.state, TableState::Suspended { .. }) {
-                return Err(Error::corrupt("the store lacks the schema of a table").with("table", &table.name));
+        self.open_main().await?;
+        self.resume_copies()?;
+        loop {
+            self.advance().await?;
+            match self.next().await {
+                Next::Stop => return self.stop().await,
+                Next::Main(event) => self.main_event(event?).await?,
+                Next::Side(event) => self.side_event(event?).await?,
+                Next::MainFlushed(result) => self.flushed(MAIN, result).await?,
+                Next::SideFlushed(result) => self.flushed(MAIN + 1, result).await?,
+                Next::Copy(report) => self.copy_report(report).await?,
+                Next::Asked(Request { what, answer }) => {
+                    let result = self.asked(what).await;
+                    let failed = result.as_ref().err().filter(|e| e.kind.retry() == Retry::Backoff).cloned();
+                    // Whoever asked may have gone.
+                    let _ = answer.send(result);
+                    failed.map_or(Ok(()), Err)?;
+                }
+                Next::Timer => {}
             }
         }
-        if let Some(lane) = self.store.lane(job, MAIN)? {
-            self.lane = lane;
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.context.spec.name
+    }
+
+    /// Reads what the store knows. Whatever ran before is gone: its tasks are dropped with what is replaced here.
+    fn load(&mut self) -> Result<()> {
+        let (context, store) = (Arc::clone(&self.context), self.context.store.clone());
+        let job = context.spec.name.as_str();
+        self.pool = Pool::start(Arc::clone(&context));
+        (self.side, self.hold) = (None, false);
+        self.blocked.clear();
+        self.found.clear();
+        self.tables = store.tables(job)?.into_iter().map(|t| (t.name.clone(), t)).collect();
+        self.schemas.clear();
+        for table in self.tables.values().filter(|t| t.schema_version > 0) {
+            let history = store.schemas(job, &table.name)?;
+            let found = history.into_iter().find(|s| s.version == table.schema_version);
+            let found = found
+                .ok_or_else(|| Error::corrupt("the store lacks the schema of a table").with("table", &table.name))?;
+            self.schemas.insert(table.name.clone(), (found.version, Arc::new(found.schema)));
         }
-        self.progress.set_tables(self.tables.values());
+        self.ledger = store.ledger(job)?;
+        if let Some(record) = store.lane(job, MAIN)? {
+            self.main = Lane::new(&context, MAIN, record);
+        }
+        if let Some(id) = self.ledger.side {
+            let record = store.lane(job, id)?;
+            let record = record.ok_or_else(|| Error::corrupt("the store lacks the catch-up lane of a job"))?;
+            self.side = Some(Side::new(Lane::new(&context, id, record)));
+        }
+        context.progress.set_tables(self.tables.values());
         for table in self.tables.values() {
-            let splits = self.store.splits(job, &table.name)?;
-            self.progress.table(&table.name, |t| {
+            let splits = store.splits(job, &table.name)?;
+            context.progress.table(&table.name, |t| {
                 t.splits = splits.len() as u64;
                 t.splits_done = splits.iter().filter(|s| s.done.is_some()).count() as u64;
                 t.rows_copied = splits.iter().filter_map(|s| s.done).sum();
             });
         }
-        let position = self.lane.position.to_string();
-        self.progress.job(|s| s.position = Some(position));
+        let position = self.main.position.to_string();
+        context.progress.job(|s| s.position = Some(position));
         Ok(())
     }
 
-    /// The first start: notes low position and schemas, durably, before anything is read.
+    /// The first start, or one behind the loss of the source's log: notes low position and schemas, durably, before
+    /// anything is read. All tables are on their way then; those that have a target keep it until their copy is done.
     async fn begin(&mut self) -> Result<()> {
-        let CopyStart { low, tables } = self.source.begin(&self.spec.tables).await?;
+        let CopyStart { low, tables } = self.context.source.begin(&self.context.spec.tables).await?;
         if tables.is_empty() {
-            return Err(Error::not_found(format!("no table matches {}", self.spec.tables))
-                .with("source", self.spec.source_redacted())
+            return Err(Error::not_found(format!("no table matches {}", self.context.spec.tables))
+                .with("source", self.context.spec.source_redacted())
                 .hint("`freshet tables SOURCE` lists what is there"));
         }
+        let job = self.name().to_string();
         let mut change = Change::new();
-        self.lane = LaneRecord { position: low.clone(), intent: None, ddl: None };
-        change.lane(&self.spec.name, MAIN, &self.lane);
+        self.main =
+            Lane::new(&self.context, MAIN, LaneRecord { position: low.clone(), intent: None, part: None, ddl: None });
+        change.lane(&job, MAIN, &self.main.record());
+        let mut before = std::mem::take(&mut self.tables);
         for found in tables {
-            let state = match &found.schema {
-                Ok(_) => TableState::Pending,
-                Err(error) => TableState::Suspended { error: error.clone(), at: low.clone() },
+            let target = self.context.spec.target(&found.name);
+            let known = before.remove(&found.name);
+            let (state, schema_version) = match &found.schema {
+                Ok(_) => (TableState::Away, self.next_version(&found.name)?),
+                Err(error) => (TableState::Suspended { error: error.clone(), at: None }, 0),
             };
+            let copy = found.schema.is_ok().then(|| queued(&target, &low, schema_version));
             let record = TableRecord {
-                target: self.spec.target(&found.name),
+                created: known.as_ref().is_some_and(|k| k.created && k.target == target),
+                target,
                 name: found.name.clone(),
-                lane: MAIN,
-                schema_version: 1,
-                attempt: 0,
+                schema_version,
                 rows_estimated: found.rows,
                 state,
+                copy,
             };
-            change.table(&self.spec.name, &record);
+            change.table(&job, &record).remove_splits(&job, &found.name);
             if let Ok(schema) = found.schema {
-                let history = SchemaRecord { version: 1, from: low.clone(), schema: schema.clone() };
-                change.schema(&self.spec.name, &found.name, &history);
-                self.schemas.insert(found.name.clone(), (1, Arc::new(schema)));
+                let history = SchemaRecord { version: schema_version, from: low.clone(), schema: schema.clone() };
+                change.schema(&job, &found.name, &history);
+                self.schemas.insert(found.name.clone(), (schema_version, Arc::new(schema)));
             }
             self.tables.insert(found.name, record);
         }
-        self.store.commit(change).await?;
-        self.progress.set_tables(self.tables.values());
-        self.progress.job(|s| s.position = Some(low.to_string()));
+        for gone in before.into_values() {
+            change.remove_table(&job, &gone.name);
+            self.ledger.left.extend(gone.created.then_some(gone.target));
+        }
+        change.ledger(&job, &self.ledger);
+        self.context.store.commit(change).await?;
+        self.context.progress.set_tables(self.tables.values());
+        self.context.progress.job(|s| s.position = Some(low.to_string()));
         Ok(())
     }
 
-    /// Finds out what became of the flush and the schema change that the last run left open.
+    /// The version that the next schema of this name gets.
+    pub(crate) fn next_version(&self, name: &TableName) -> Result<u32> {
+        Ok(self.context.store.schemas(self.name(), name)?.last().map_or(0, |s| s.version) + 1)
+    }
+
+    /// Finds out what became of everything that the last run left open. Nothing else may happen before: a late call
+    /// must not land behind its successor.
     async fn settle(&mut self) -> Result<()> {
-        if let Some(intent) = self.lane.intent.clone()
-            && self.sink.settle(&intent.label, Some(&intent)).await? == Settled::Done
-        {
-            self.lane.position = intent.to;
-            self.lane.intent = None;
-            self.store_lane().await?;
+        let context = Arc::clone(&self.context);
+        if context.rules.settle {
+            self.main.settle(&context).await?;
+            if let Some(side) = &mut self.side {
+                side.lane.settle(&context).await?;
+            }
+            self.settle_copies().await?;
+            self.settle_creations().await?;
         }
-        if self.lane.ddl.is_some() {
+        if self.main.ddl.is_some() {
             self.finish_schema_change().await?;
         }
         Ok(())
     }
 
-    /// Creates the targets of the tables that have none yet.
-    async fn create_targets(&mut self) -> Result<()> {
-        let pending: Vec<_> =
-            self.tables.values().filter(|t| t.state == TableState::Pending).map(|t| t.name.clone()).collect();
-        for name in pending {
-            let record = self.tables[&name].clone();
-            let schema = Arc::clone(&self.schemas[&name].1);
-            let result = match schema.has_key() {
-                true => self.create_target(&record, &schema).await,
-                false => Err(keyless(&name)),
+    /// A lane is about to read again what it has sent in parts. A sink that cannot stage them shows some of it, and the
+    /// engine cannot tell how much: up to the log's end of now the lane's tables may be ahead of it.
+    pub(crate) async fn settle_parts(&mut self, which: u32) -> Result<()> {
+        if !self.lane(which).is_some_and(|l| l.has_part()) {
+            return Ok(());
+        }
+        let end = self.context.source.end(None).await?.position;
+        let mut change = Change::new();
+        let names: Vec<_> = self.tables.keys().cloned().collect();
+        for name in names {
+            self.raise(which, &name, &end, &mut change);
+        }
+        self.context.store.commit(change).await
+    }
+
+    async fn settle_copies(&mut self) -> Result<()> {
+        let names: Vec<_> = self.tables.keys().cloned().collect();
+        for name in names {
+            for mut split in self.context.store.splits(self.name(), &name)? {
+                let Some(label) = split.begun.take() else { continue };
+                self.context.sink.settle(&label, None).await?;
+                let mut change = Change::new();
+                change.split(self.name(), &name, &split);
+                self.context.store.commit(change).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the log in the main lane from its position on.
+    pub(crate) async fn open_main(&mut self) -> Result<()> {
+        let epoch = self.number().await?;
+        self.settle_parts(MAIN).await?;
+        self.route_main();
+        let followed = |name: &TableName| self.main.routes.contains_key(name);
+        let schemas = || self.schemas.iter().map(|(name, (_, schema))| (name, Arc::clone(schema)));
+        let request = ChangesRequest {
+            tables: schemas().filter(|(n, _)| followed(n)).map(|(_, s)| s).collect(),
+            watched: schemas().filter(|(n, _)| !followed(n)).map(|(_, s)| s).collect(),
+            pattern: self.context.spec.tables.clone(),
+            from: self.main.position.clone(),
+            stop: self.main.replay().map(|i| i.to.clone()),
+            lane: MAIN,
+        };
+        self.main.open(&self.context, request, epoch).await?;
+        // The start counts as a position to be stored: tables whose copy it has passed already are live.
+        self.main.unstored = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Which tables the main lane writes.
+    pub(crate) fn route_main(&mut self) {
+        let rules = self.context.rules;
+        let route = |t: &TableRecord| {
+            let (target, exact) = match (&t.state, &t.copy) {
+                (TableState::Live, _) => (&t.target, true),
+                (TableState::CatchingUp { .. }, _) => (&t.target, false),
+                (TableState::Away, Some(copy)) if !rules.main_skips && copy.phase != Phase::Queued => {
+                    (&copy.into, false)
+                }
+                _ => return None,
             };
-            match result {
-                Ok(()) => self.set_table_state(&name, TableState::Copying).await?,
-                Err(e) if e.kind.retry() == Retry::Backoff => return Err(e),
-                Err(e) => self.suspend(&name, e).await?,
-            }
-        }
-        Ok(())
+            Some((t.name.clone(), Route { target: target.clone(), schema_version: t.schema_version, exact }))
+        };
+        self.main.routes = self.tables.values().filter_map(route).collect();
     }
 
-    async fn create_target(&mut self, record: &TableRecord, schema: &TableSchema) -> Result<()> {
-        let mut changes = vec![TableChange::CreateTable(schema.clone())];
-        if self.spec.options.replace {
-            changes.insert(0, TableChange::DropTable);
-        }
-        let mut number = 0;
-        for change in changes {
-            for statement in self.sink.plan(&record.target, &change, Some(schema))? {
-                let (table, step) = (record.name.to_string(), number.to_string());
-                let label = self.writer.label("create", &[&table, &step]);
-                self.sink.apply(&label, &statement).await.map_err(|e| match e.kind {
-                    ErrorKind::AlreadyExists => e.hint(format!(
-                        "drop it (freshet sql 'DROP TABLE {}'), sync with --replace, or give another \
-                         --target-database",
-                        record.target.quoted()
-                    )),
-                    _ => e,
-                })?;
-                number += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// The label of a flush: a pure function of its range.
-    pub(crate) fn flush_label(&self, to: &crate::Position) -> Label {
-        self.writer.label("flush", &[&self.lane.position.to_string(), &to.to_string()])
-    }
-
-    pub(crate) async fn store_lane(&self) -> Result<()> {
+    /// A number that this job uses once.
+    pub(crate) async fn number(&mut self) -> Result<u32> {
+        self.ledger.next += 1;
         let mut change = Change::new();
-        change.lane(&self.spec.name, MAIN, &self.lane);
-        self.store.commit(change).await
+        change.ledger(self.name(), &self.ledger);
+        self.context.store.commit(change).await?;
+        Ok(self.ledger.next)
     }
 
-    pub(crate) async fn set_table_state(&mut self, name: &TableName, state: TableState) -> Result<()> {
+    /// Waits for the next thing that happens.
+    async fn next(&mut self) -> Next {
+        self.turn = !self.turn;
+        let (turn, hold) = (self.turn, self.hold);
+        let options = &self.context.spec.options;
+        let timers = [self.main.timer(options), self.side.as_ref().and_then(|s| s.lane.timer(options))];
+        let again = self.waits_for_nothing_in_particular().then(|| Instant::now() + LOOK_AGAIN);
+        let timer = timers.into_iter().flatten().chain(again).min();
+        let main_wants =
+            !hold && self.main.wants_events(options) || self.main.replay().is_some() && self.main.wants_events(options);
+        let side_wants = self.side.as_ref().is_some_and(|s| s.lane.wants_events(options));
+        let Job { main, side, pool, requests, control, .. } = self;
+        let (mut main_events, main_flush) = main.parts_of(main_wants);
+        let (mut side_events, side_flush) = match side {
+            Some(side) => side.lane.parts_of(side_wants),
+            None => (None, None),
+        };
+        let events = std::future::poll_fn(|cx| {
+            for main in [turn, !turn] {
+                let reader = if main { &mut main_events } else { &mut side_events };
+                let Some(reader) = reader else { continue };
+                if let Poll::Ready(event) = reader.poll(cx) {
+                    return Poll::Ready(if main { Next::Main(event) } else { Next::Side(event) });
+                }
+            }
+            Poll::Pending
+        });
+        tokio::select! {
+            biased;
+            () = stopped(control) => Next::Stop,
+            result = flush_end(main_flush) => Next::MainFlushed(result),
+            result = flush_end(side_flush) => Next::SideFlushed(result),
+            Some(request) = requests.recv() => Next::Asked(request),
+            report = pool.report() => Next::Copy(report),
+            () = async { sleep_until(timer.expect("guarded")).await }, if timer.is_some() => Next::Timer,
+            event = events => event,
+        }
+    }
+
+    /// Does everything that can be done now.
+    async fn advance(&mut self) -> Result<()> {
+        self.flush_if_due(MAIN).await?;
+        self.flush_if_due(MAIN + 1).await?;
+        if self.main.store_is_due() {
+            self.store_position().await?;
+        }
+        if self.side.as_ref().is_some_and(|s| s.lane.store_is_due()) {
+            let context = Arc::clone(&self.context);
+            if let Some(side) = &mut self.side {
+                side.lane.unstored = None;
+                side.lane.store(&context).await?;
+            }
+        }
+        self.catch_up().await?;
+        self.show_state();
+        Ok(())
+    }
+
+    /// A lane by its kind.
+    pub(crate) fn lane(&mut self, which: u32) -> Option<&mut Lane> {
+        match which {
+            MAIN => Some(&mut self.main),
+            _ => self.side.as_mut().map(|s| &mut s.lane),
+        }
+    }
+
+    /// Begins a flush where one is due.
+    async fn flush_if_due(&mut self, which: u32) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        let hurry = if which == MAIN { self.hold } else { self.side.as_ref().is_some_and(Side::is_at_stop) };
+        while self.lane(which).is_some_and(|l| l.flush_is_due(&context, hurry)) {
+            self.start_flush(which).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_flush(&mut self, which: u32) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        let Some(lane) = self.lane(which) else { return Ok(()) };
+        let Some(prepared) = lane.prepare(&context).await? else { return Ok(()) };
+        let mut change = Change::new();
+        for (name, high) in &prepared.raised {
+            self.raise(which, name, high, &mut change);
+        }
+        let staged = which != MAIN && self.lane(which).is_some_and(|l| l.parts > 0);
+        for name in &prepared.copy_again {
+            self.leave_lanes(name).await?;
+            self.queue_again(name, &mut change);
+        }
+        if staged && !prepared.copy_again.is_empty() {
+            // The transaction is read again without them.
+            return context.store.commit(change).await;
+        }
+        if which == MAIN {
+            self.note_live(&mut change);
+        }
+        if let Some(lane) = self.lane(which) {
+            lane.write(&context, prepared, change);
+        }
+        Ok(())
+    }
+
+    /// A table of that lane may be ahead of it, as far as here.
+    fn raise(&mut self, which: u32, name: &TableName, to: &Position, change: &mut Change) {
+        let context = Arc::clone(&self.context);
+        let Some(record) = self.tables.get_mut(name) else { return };
+        let high = match (which, &mut record.state, &mut record.copy) {
+            (MAIN, state @ TableState::Live, _) => {
+                *state = TableState::CatchingUp { high: to.clone() };
+                change.table(&context.spec.name, record);
+                return self.route_main();
+            }
+            (MAIN, TableState::CatchingUp { high }, _) => high,
+            (MAIN, ..) => return,
+            (_, _, Some(CopyRecord { phase: Phase::CatchingUp { high }, .. })) => high,
+            _ => return,
+        };
+        if context.reached(to, high) {
+            *high = to.clone();
+            change.table(&context.spec.name, record);
+        }
+    }
+
+    async fn main_event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Rows(batch) => self.main.push(batch),
+            Event::Commit(commit) => self.main.commit(&self.context, commit),
+            Event::Schema(change) => {
+                // Contract: the event behind a schema change is the commit behind it.
+                let next = match &mut self.main.events {
+                    Some(events) => events.next().await?,
+                    None => return Err(Error::internal("the main lane is not being read")),
+                };
+                let Event::Commit(commit) = next else {
+                    return Err(Error::internal("a source sent no commit behind a schema change"));
+                };
+                if self.context.rules.barrier {
+                    self.flush_all(MAIN).await?;
+                }
+                self.schema_change(change, commit.position, Vec::new()).await?;
+            }
+            Event::Suspend { table, error } => {
+                self.flush_all(MAIN).await?;
+                self.suspend(&table, error, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Flushes everything that is complete and waits for it.
+    pub(crate) async fn flush_all(&mut self, which: u32) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        loop {
+            let Some(lane) = self.lane(which) else { return Ok(()) };
+            if lane.is_flushing() {
+                let result = lane.flush_end().await;
+                self.flushed(which, result).await?;
+            } else if lane.flush_is_due(&context, true) {
+                self.start_flush(which).await?;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A flush has ended. A table whose rows the sink refuses is suspended, the others go on.
+    pub(crate) async fn flushed(&mut self, which: u32, result: Result<()>) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        let Some(lane) = self.lane(which) else { return Ok(()) };
+        match lane.flushed(&context, result)? {
+            Flushed::Done => self.acknowledge().await,
+            Flushed::Refused(refused) => {
+                let Refused { table, error, parked } = *refused;
+                self.suspend(&table, error, parked.filter(|_| which == MAIN)).await
+            }
+        }
+    }
+
+    /// Tells the source the lowest position that may be asked for again.
+    async fn acknowledge(&mut self) -> Result<()> {
+        let context = &self.context;
+        let mut lowest = self.main.stored.clone();
+        let side = self.side.iter().map(|s| &s.lane.stored);
+        let copies = self.tables.values().filter_map(|t| t.copy.as_ref());
+        let copies = copies.filter(|c| !matches!(c.phase, Phase::Found | Phase::Queued)).map(|c| &c.start);
+        for position in side.chain(copies).filter(|_| context.rules.acknowledge_lowest) {
+            if !context.reached(position, &lowest) {
+                lowest = position.clone();
+            }
+        }
+        context.source.acknowledge(&lowest).await
+    }
+
+    /// Stores the position when nothing follows, acknowledges it, and finds the tables that are live now.
+    pub(crate) async fn store_position(&mut self) -> Result<()> {
+        let mut change = Change::new();
+        change.lane(self.name(), MAIN, &self.main.record());
+        self.note_live(&mut change);
+        self.context.store.commit(change).await?;
+        self.main.stored = self.main.position.clone();
+        self.main.unstored = None;
+        self.acknowledge().await
+    }
+
+    /// Tables that have passed what was read ahead of the lane are equal to the source from here on.
+    fn note_live(&mut self, change: &mut Change) {
+        let context = Arc::clone(&self.context);
+        let mut any = false;
+        for record in self.tables.values_mut() {
+            let TableState::CatchingUp { high } = &record.state else { continue };
+            if context.reached(&self.main.position, high) {
+                record.state = TableState::Live;
+                change.table(&context.spec.name, record);
+                any = true;
+            }
+        }
+        if any {
+            self.route_main();
+            context.progress.set_tables(self.tables.values());
+        }
+    }
+
+    /// Parks a table with the reason; the others go on. `at`: from where it could go on as it is.
+    pub(crate) async fn suspend(&mut self, name: &TableName, error: Error, at: Option<Parked>) -> Result<()> {
+        tracing::warn!(job = self.name(), table = %name, "suspended: {}", error.line());
+        self.leave_lanes(name).await?;
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
-        record.state = state;
+        let given_up = record.copy.take();
+        let served = record.state == TableState::Live;
+        record.state = TableState::Suspended { error, at: at.filter(|_| served) };
+        let shadow = given_up.map(|c| c.into).filter(|into| *into != record.target);
         let mut change = Change::new();
-        change.table(&self.spec.name, record);
-        self.store.commit(change).await?;
-        self.progress.table(name, |t| t.set_state(&self.tables[name].state));
+        change.table(&self.context.spec.name, record);
+        self.ledger.garbage.extend(shadow);
+        change.ledger(&self.context.spec.name, &self.ledger);
+        self.context.store.commit(change).await?;
+        self.context.progress.set_tables(self.tables.values());
         Ok(())
     }
 
-    /// Parks a table with the reason; the others go on.
-    pub(crate) async fn suspend(&mut self, name: &TableName, error: Error) -> Result<()> {
-        tracing::warn!(job = self.spec.name, table = %name, "suspended: {}", error.line());
-        let at = self.lane.position.clone();
-        self.set_table_state(name, TableState::Suspended { error, at }).await
-    }
-
-    /// Whether the table's rows are written.
-    pub(crate) fn follows(&self, name: &TableName) -> bool {
-        self.tables.get(name).is_some_and(|t| !matches!(t.state, TableState::Suspended { .. }))
+    /// The graceful end: what is complete is flushed, the positions stored.
+    async fn stop(&mut self) -> Result<End> {
+        for which in [MAIN, MAIN + 1] {
+            if self.lane(which).is_none_or(|l| l.replay().is_some()) {
+                continue;
+            }
+            self.flush_all(which).await?;
+        }
+        if self.main.is_quiet() {
+            self.store_position().await?;
+        }
+        let context = Arc::clone(&self.context);
+        if let Some(side) = self.side.as_mut().filter(|s| s.lane.is_quiet()) {
+            side.lane.store(&context).await?;
+        }
+        Ok(End::Stopped)
     }
 
     pub(crate) fn state(&self, state: JobState) {
-        self.progress.job(|s| {
+        self.context.progress.job(|s| {
             s.state = state;
             s.error = None;
         });
     }
 
+    /// Shows whether the job copies or streams.
+    fn show_state(&self) {
+        let state = if self.pool.is_copying() { JobState::Copying } else { JobState::Streaming };
+        self.context.progress.job(|s| {
+            if s.state != JobState::Retrying && s.state != state {
+                (s.state, s.error) = (state, None);
+            }
+        });
+    }
+
     pub(crate) fn retrying(&self, error: &Error, pause: Duration) {
-        tracing::warn!(job = self.spec.name, "trying again in {pause:?}: {}", error.line());
-        self.progress.job(|s| {
+        tracing::warn!(job = self.name(), "trying again in {pause:?}: {}", error.line());
+        self.context.progress.job(|s| {
             s.state = JobState::Retrying;
             s.error = Some(error.clone());
         });
     }
 }
 
-pub(crate) fn keyless(table: &TableName) -> Error {
-    Error::unsupported("the table has no primary key, so its updates and deletes cannot be applied exactly")
-        .with("table", table)
-        .hint("add a primary key at the source; tables without a key are not followed yet")
+/// A table that waits for its copy.
+pub(crate) fn queued(target: &TableName, start: &Position, schema_version: u32) -> CopyRecord {
+    CopyRecord { number: 0, start: start.clone(), schema_version, into: target.clone(), phase: Phase::Queued }
+}
+
+async fn flush_end(flush: Option<&mut crate::engine::reader::Task<Result<()>>>) -> Result<()> {
+    match flush {
+        Some(task) => task.join().await.and_then(|r| r),
+        None => std::future::pending().await,
+    }
 }
 
 /// Tries until it succeeds or a person is needed; `failed` is told of each failure and how long the pause is.

@@ -2,14 +2,17 @@
 //! one type, and see a job through one [`JobStatus`].
 
 mod buffer;
+mod catch_up;
 pub mod clock;
 mod copy;
+mod fold;
 mod job;
+mod lane;
+mod read_back;
 mod reader;
 mod schema_change;
 mod spec;
 mod status;
-mod stream;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -17,7 +20,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use job::Rules;
 pub use spec::{JobOptions, JobSpec};
@@ -26,10 +29,11 @@ pub use verify::{Difference, Mismatch, TableReport, VerifyOptions, VerifyReport}
 
 use crate::connector::{Sink, Source};
 use crate::error::{Error, Result};
-use crate::intent::Writer;
 use crate::position::Position;
-use crate::store::{Change, Desired, JobRecord, LaneRecord, Store};
-use job::{Control, Job, MAIN};
+use crate::schema::TableName;
+use crate::store::{Change, Desired, JobRecord, Store};
+use job::{Ask, Control, Job, Request};
+use lane::{Context, MAIN};
 use reader::Task;
 use status::Progress;
 
@@ -53,6 +57,7 @@ pub struct Connectors {
 
 /// A job that runs in this process.
 struct Running {
+    requests: mpsc::Sender<Request>,
     control: watch::Sender<Control>,
     progress: Arc<Progress>,
     task: Task<()>,
@@ -139,33 +144,33 @@ impl Engine {
         status.started_ms = Some(clock::now_ms());
         let progress = Arc::new(Progress::new(status));
         let (control, told) = watch::channel(Control::Run);
-        let mut job = Job {
+        let (requests, asked) = mpsc::channel(16);
+        let context = Context {
             spec: record.spec.clone(),
-            writer: Writer { job: record.spec.name.clone(), incarnation: record.incarnation, lane: MAIN },
+            incarnation: record.incarnation,
             store: self.store.clone(),
             source: Arc::clone(&source),
             sink,
             progress: Arc::clone(&progress),
-            control: told,
             rules: self.rules,
-            tables: BTreeMap::new(),
-            schemas: BTreeMap::new(),
-            lane: LaneRecord { position: Position::at(""), intent: None, ddl: None },
         };
         let engine = Arc::downgrade(self);
         let name = record.spec.name.clone();
         let task = Task::spawn(async move {
-            if let Err(error) = job::run(&mut job).await {
-                tracing::error!(job = job.spec.name, "failed: {}", error.line());
-                job.progress.job(|s| (s.state, s.error) = (JobState::Failed, Some(error.clone())));
+            let (name, progress) = (context.spec.name.clone(), Arc::clone(&context.progress));
+            let mut run = Task::spawn(async move { job::run(&mut Job::new(context, told, asked)).await });
+            // A task that panicked ends its job, not the process: what it had begun is settled at the next start.
+            if let Err(error) = run.join().await.and_then(|end| end) {
+                tracing::error!(job = name, "failed: {}", error.line());
+                progress.job(|s| (s.state, s.error) = (JobState::Failed, Some(error.clone())));
                 if let Some(engine) = engine.upgrade() {
                     // The status above shows it already; after a restart the job tries again by itself.
-                    let _ = engine.set_failed(&job.spec.name, Some(error)).await;
+                    let _ = engine.set_failed(&name, Some(error)).await;
                 }
             }
         });
         let lag = Task::spawn(watch_lag(source, Arc::clone(&progress)));
-        self.lock().insert(name, Running { control, progress, task, _lag: lag });
+        self.lock().insert(name, Running { requests, control, progress, task, _lag: lag });
         Ok(())
     }
 
@@ -213,6 +218,69 @@ impl Engine {
     /// `NotFound`.
     pub async fn mark_resumed(&self, name: &str) -> Result<JobRecord> {
         self.set_desired(name, Desired::Running).await
+    }
+
+    /// Copies tables of a job again, all of them when none is named. The job runs on: what is live stays readable and
+    /// fresh until its new copy takes its place in one instant.
+    ///
+    /// A job that does not run because the source's log is lost is begun anew, all of its tables at once.
+    ///
+    /// # Errors
+    /// `NotFound`; `Config` when the job does not run and single tables are named.
+    pub async fn resync(self: &Arc<Self>, job: &str, tables: Vec<TableName>) -> Result<()> {
+        let record = self.store.job(job)?.ok_or_else(|| self.no_job(job))?;
+        let state = self.job(job)?.state;
+        if matches!(state, JobState::Failed | JobState::Paused | JobState::Stopped) {
+            if !tables.is_empty() {
+                return Err(Error::config(format!("the job is {state}: single tables are copied again while it runs"))
+                    .hint(format!("freshet resume {job}, or copy all of its tables again: freshet resync {job}")));
+            }
+            return self.begin_anew(record).await;
+        }
+        self.ask(job, Ask::Resync(tables)).await
+    }
+
+    /// Forgets the positions of a job, under a new incarnation, and starts it.
+    async fn begin_anew(self: &Arc<Self>, mut record: JobRecord) -> Result<()> {
+        let name = record.spec.name.clone();
+        self.end(&name).await;
+        (record.incarnation, record.desired, record.failed) = (random()?, Desired::Running, None);
+        let mut ledger = self.store.ledger(&name)?;
+        let mut change = Change::new();
+        for mut table in self.store.tables(&name)? {
+            let shadow = table.copy.take().filter(|c| c.number > 0 && c.into != table.target);
+            ledger.garbage.extend(shadow.map(|c| c.into));
+            change.remove_splits(&name, &table.name).table(&name, &table);
+        }
+        for lane in ledger.side.take().into_iter().chain([MAIN]) {
+            change.remove_lane(&name, lane);
+        }
+        change.ledger(&name, &ledger).job(&record);
+        self.store.commit(change).await?;
+        self.start(&record)
+    }
+
+    /// Lets a suspended table of a running job go on where it stood.
+    ///
+    /// # Errors
+    /// `NotFound`; `Config` when it is not suspended, or only a new copy helps.
+    pub async fn resume_table(&self, job: &str, table: TableName) -> Result<()> {
+        self.ask(job, Ask::Continue(table)).await
+    }
+
+    /// Asks a running job to do something, and waits until it is under way.
+    async fn ask(&self, job: &str, what: Ask) -> Result<()> {
+        let stopped =
+            || Error::config(format!("the job {job} does not run")).hint(format!("start it: freshet resume {job}"));
+        let requests = self.lock().get(job).map(|r| r.requests.clone());
+        let requests = match requests {
+            Some(requests) => requests,
+            None if self.store.job(job)?.is_none() => return Err(self.no_job(job)),
+            None => return Err(stopped()),
+        };
+        let (answer, answered) = oneshot::channel();
+        requests.send(Request { what, answer }).await.map_err(|_| stopped())?;
+        answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     /// Ends a job and forgets it; the target tables stay.

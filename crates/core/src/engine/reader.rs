@@ -1,6 +1,8 @@
 //! Reads a stream in a task of its own, a little ahead, so that decoding and writing overlap. The channel is short:
 //! a slow sink stops the reading, down to the socket.
 
+use std::task::{Context, Poll};
+
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -54,6 +56,12 @@ impl Reader {
 
     /// The next event. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Event> {
-        self.events.recv().await.unwrap_or_else(|| Err(Error::source_unavailable("the stream of changes has ended")))
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// The next event, if there is one.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event>> {
+        let ended = || Err(Error::source_unavailable("the stream of changes has ended"));
+        self.events.poll_recv(cx).map(|event| event.unwrap_or_else(ended))
     }
 }

@@ -1,16 +1,20 @@
-//! Schema changes in the main lane: barriers. The change is planned, stored as an intent with its statements, applied
-//! statement by statement with each step recorded, and then position, tables and schema history move in one
-//! transaction. What cannot be planned or applied suspends that table; the others go on.
+//! Schema changes: only the main lane applies them, as barriers. The change is planned, stored as an intent with its
+//! statements, applied statement by statement with each step recorded, and then position, tables and schema history
+//! move in one transaction. A table that is being copied meanwhile is copied again, from behind the change. What cannot
+//! be planned or applied suspends that table; the others go on. The end of a round of the catch-up lane, where shadows
+//! take their tables' places, goes the same way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::engine::job::{Job, MAIN, keyless, with_retries};
+use crate::connector::Statement;
+use crate::engine::job::{Job, queued, with_retries};
+use crate::engine::lane::MAIN;
 use crate::engine::status::JobState;
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::schema::{SchemaChange, TableChange, TableName, TableSchema};
-use crate::store::{Change, DdlIntent, DdlStep, SchemaRecord, TableRecord, TableState};
+use crate::store::{Change, CopyRecord, DdlIntent, DdlStep, Ledger, Phase, SchemaRecord, TableRecord, TableState};
 
 /// What a schema change amounts to: the statements, and the tables behind it.
 #[derive(Debug, Default)]
@@ -18,22 +22,39 @@ struct Plan {
     steps: Vec<DdlStep>,
     tables: BTreeMap<TableName, TableRecord>,
     schemas: BTreeMap<TableName, (u32, Arc<TableSchema>)>,
+    ledger: Ledger,
+    /// Tables that are copied again behind this change: nothing has to be done to their targets.
+    replaced: BTreeSet<TableName>,
+    /// Tables whose targets are created.
+    creates: BTreeSet<TableName>,
     /// Tables that cannot follow, by their name behind the change.
     failed: BTreeMap<TableName, Error>,
 }
 
 impl Job {
-    /// Applies a schema change whose position is behind everything flushed; `to` is the position behind it.
-    pub(crate) async fn schema_change(&mut self, change: SchemaChange, to: Position) -> Result<()> {
-        // Tables whose copy the flush before has passed are live: this change came behind their copy.
-        let mut live = Change::new();
-        self.note_live(&mut live);
-        self.store.commit(live).await?;
-        let plan = self.plan_schema_change(&change);
-        let intent = DdlIntent { change, to, steps: plan.steps, done: 0 };
-        self.lane.ddl = Some(intent);
-        if !self.lane.ddl.as_ref().is_some_and(|d| d.steps.is_empty()) {
-            self.store_lane().await?;
+    /// Applies a schema change whose position is behind everything flushed; `to` is the position behind it. `joined`
+    /// are tables that come into the main lane with it.
+    pub(crate) async fn schema_change(
+        &mut self,
+        change: SchemaChange,
+        to: Position,
+        joined: Vec<TableName>,
+    ) -> Result<()> {
+        if joined.is_empty() {
+            // Tables that have passed their copy with the flush before are live: this change came behind it.
+            self.store_position().await?;
+            for (name, step) in &change.steps {
+                if disturbs_a_copy(step) && (self.context.rules.copy_again || takes_the_name(step)) {
+                    self.leave_copy(name).await?;
+                }
+            }
+        }
+        let plan = self.plan_schema_change(&change)?;
+        let only_recorded = plan.steps.is_empty();
+        self.main.ddl = Some(DdlIntent { change, to, steps: plan.steps, done: 0, joined });
+        if !only_recorded {
+            let context = Arc::clone(&self.context);
+            self.main.store(&context).await?;
         }
         self.finish_schema_change().await
     }
@@ -41,50 +62,59 @@ impl Job {
     /// Does what is left of the schema change that has begun. Planning it again gives the same tables, because nothing
     /// of them has been stored since.
     pub(crate) async fn finish_schema_change(&mut self) -> Result<()> {
-        let Some(intent) = self.lane.ddl.clone() else { return Ok(()) };
-        let mut plan = self.plan_schema_change(&intent.change);
-        tracing::info!(job = self.spec.name, "schema change: {}", intent.change.statement);
+        let Some(intent) = self.main.ddl.clone() else { return Ok(()) };
+        let context = Arc::clone(&self.context);
+        let mut plan = self.plan_schema_change(&intent.change)?;
+        tracing::info!(job = self.name(), "schema change: {}", intent.change.statement);
         let mut given_up: BTreeMap<TableName, Error> = BTreeMap::new();
         for (number, step) in intent.steps.iter().enumerate().skip(intent.done) {
             if !given_up.contains_key(&step.table) {
+                let sink = &context.sink;
                 let result =
-                    with_retries(|| self.sink.apply(&step.label, &step.statement), |e, pause| self.retrying(e, pause))
-                        .await;
+                    with_retries(|| sink.apply(&step.label, &step.statement), |e, pause| self.retrying(e, pause)).await;
                 if let Err(error) = result {
+                    if !error.kind.is_about_a_table() {
+                        return Err(error);
+                    }
                     let error = error.with("statement at the source", &intent.change.statement);
                     given_up.insert(step.table.clone(), error);
                 }
             }
-            if let Some(ddl) = &mut self.lane.ddl {
+            if let Some(ddl) = &mut self.main.ddl {
                 ddl.done = number + 1;
             }
             // The last step is recorded together with the new tables.
             if number + 1 < intent.steps.len() && given_up.is_empty() {
-                self.store_lane().await?;
+                self.main.store(&context).await?;
             }
         }
         plan.failed.extend(given_up);
-        self.store_schema_change(plan, intent.to).await
+        self.store_schema_change(plan, intent.to, intent.joined).await
     }
 
-    async fn store_schema_change(&mut self, mut plan: Plan, to: Position) -> Result<()> {
-        let job = self.spec.name.clone();
+    async fn store_schema_change(&mut self, mut plan: Plan, to: Position, joined: Vec<TableName>) -> Result<()> {
+        let job = self.name().to_string();
         for (name, error) in std::mem::take(&mut plan.failed) {
             tracing::warn!(job, table = %name, "suspended: {}", error.line());
-            if let Some(record) = plan.tables.get_mut(&name)
-                && !matches!(record.state, TableState::Suspended { .. })
-            {
-                record.state = TableState::Suspended { error, at: self.lane.position.clone() };
+            let Some(record) = plan.tables.get_mut(&name) else { continue };
+            give_up_copy(record, &mut plan.ledger);
+            // A target that could not be created is somebody else's.
+            record.created &= !plan.creates.contains(&name);
+            if !matches!(record.state, TableState::Suspended { .. }) {
+                record.state = TableState::Suspended { error, at: None };
             }
         }
         let mut change = Change::new();
-        let names: BTreeSet<_> = self.tables.keys().filter(|t| !plan.tables.contains_key(t)).cloned().collect();
-        for gone in &names {
+        let gone: BTreeSet<_> = self.tables.keys().filter(|t| !plan.tables.contains_key(t)).cloned().collect();
+        for gone in &gone {
             change.remove_table(&job, gone);
         }
         for (name, record) in &plan.tables {
             if self.tables.get(name) != Some(record) {
                 change.table(&job, record);
+                if record.copy.as_ref().is_some_and(|c| c.phase == Phase::Queued) {
+                    change.remove_splits(&job, name);
+                }
             }
             if let Some((version, schema)) = plan.schemas.get(name)
                 && self.schemas.get(name).map(|s| s.0) != Some(*version)
@@ -93,22 +123,38 @@ impl Job {
                 change.schema(&job, name, &history);
             }
         }
-        let mut lane = self.lane.clone();
-        (lane.position, lane.ddl, lane.intent) = (to, None, None);
-        change.lane(&job, MAIN, &lane);
-        self.store.commit(change).await?;
-        (self.lane, self.tables, self.schemas) = (lane, plan.tables, plan.schemas);
-        self.progress.set_tables(self.tables.values());
+        let (tables, schemas) = (std::mem::take(&mut plan.tables), std::mem::take(&mut plan.schemas));
+        (self.tables, self.schemas, self.ledger) = (tables, schemas, plan.ledger);
+        (self.main.position, self.main.ddl) = (to.clone(), None);
+        if joined.is_empty() {
+            change.ledger(&job, &self.ledger);
+        } else {
+            self.join_in(&joined, &mut change);
+        }
+        change.lane(&job, MAIN, &self.main.record());
+        self.context.store.commit(change).await?;
+        (self.main.stored, self.main.unstored) = (to, None);
+        self.route_main();
+        self.context.progress.set_tables(self.tables.values());
         self.state(JobState::Streaming);
-        let position = self.lane.position.to_string();
-        self.progress.job(|s| s.position = Some(position));
+        let position = self.main.position.to_string();
+        self.context.progress.job(|s| s.position = Some(position));
+        if !joined.is_empty() {
+            self.after_round(true).await?;
+        }
         Ok(())
     }
 
     /// The statements and the tables behind a change. Looks at nothing but the stored tables.
-    fn plan_schema_change(&self, change: &SchemaChange) -> Plan {
-        let mut plan = Plan { tables: self.tables.clone(), schemas: self.schemas.clone(), ..Plan::default() };
-        let from = self.lane.position.to_string();
+    fn plan_schema_change(&self, change: &SchemaChange) -> Result<Plan> {
+        let mut plan = Plan {
+            tables: self.tables.clone(),
+            schemas: self.schemas.clone(),
+            ledger: self.ledger.clone(),
+            replaced: change.steps.iter().filter(|(_, step)| self.needs_copy(step)).map(|(n, _)| n.clone()).collect(),
+            ..Plan::default()
+        };
+        let from = self.main.position.to_string();
         for (number, (name, step)) in change.steps.iter().enumerate() {
             let statements = match self.plan_step(&mut plan, name, step) {
                 Ok(statements) => statements,
@@ -118,53 +164,88 @@ impl Job {
                 }
             };
             for (part, statement) in statements.into_iter().enumerate() {
-                let label =
-                    self.writer.label("ddl", &[&name.to_string(), &from, &number.to_string(), &part.to_string()]);
+                let label = self
+                    .main
+                    .writer
+                    .label("ddl", &[&name.to_string(), &from, &number.to_string(), &part.to_string(), &statement.0]);
                 plan.steps.push(DdlStep { table: plan_name(name, step), label, statement });
             }
         }
-        plan
+        Ok(plan)
     }
 
     /// One step: moves the plan's tables on and returns the statements for the sink.
-    fn plan_step(&self, plan: &mut Plan, name: &TableName, step: &TableChange) -> Result<Vec<crate::Statement>> {
+    fn plan_step(&self, plan: &mut Plan, name: &TableName, step: &TableChange) -> Result<Vec<Statement>> {
         if let TableChange::CreateTable(schema) = step {
             return self.plan_create(plan, name, schema);
         }
-        let Some(mut record) = plan.tables.get(name).cloned() else { return Ok(Vec::new()) };
-        let suspended = matches!(record.state, TableState::Suspended { .. });
-        let Some((version, schema)) = plan.schemas.get(name).cloned() else {
-            // Suspended before its schema was ever known: only its name is followed.
-            move_record(plan, name, step, &mut record, self);
+        let Some(record) = plan.tables.get(name).cloned() else {
+            if let TableChange::RenameTable { to } = step {
+                self.plan_arrival(plan, to);
+            }
             return Ok(Vec::new());
         };
-        let after = schema.after(step)?;
-        let mut suspended = suspended;
-        if let TableState::CatchingUp { .. } = record.state
-            && disturbs_a_copy(step)
-        {
-            // The copy may have read the table before the change, behind it, or another table of the same name.
-            plan.failed.insert(plan_name(name, step), changed_while_copied(name));
-            suspended = true;
-        }
-        let statements = match suspended && !matches!(step, TableChange::DropTable | TableChange::RenameTable { .. }) {
-            true => Vec::new(),
-            false => self.plan_at_sink(&record, step, after.as_ref())?,
+        let schema = plan.schemas.get(name).cloned();
+        let after = schema.as_ref().map(|(_, s)| s.after(step)).transpose()?.flatten();
+        let statements = match step {
+            TableChange::DropTable => {
+                plan.tables.remove(name);
+                plan.schemas.remove(name);
+                give_up_copy(&mut record.clone(), &mut plan.ledger);
+                return if record.created {
+                    self.context.sink.plan(&record.target, step, None)
+                } else {
+                    Ok(Vec::new())
+                };
+            }
+            TableChange::RenameTable { to } => return self.plan_rename(plan, record, schema, to),
+            TableChange::ReplaceBy { .. } => return self.context.sink.plan(&record.target, step, None),
+            _ if plan.replaced.contains(name) => Vec::new(),
+            _ => self.plan_at_sink(&record, step, after.as_ref())?,
         };
-        let target = record.target.clone();
-        move_record(plan, name, step, &mut record, self);
-        plan.schemas.remove(name);
-        if let Some(after) = after {
-            let version = if after == *schema { version } else { version + 1 };
-            if !after.has_key() && schema.has_key() {
-                plan.failed.insert(after.name.clone(), keyless(&after.name).with("target", target));
-            }
-            if let Some(record) = plan.tables.get_mut(&after.name) {
-                record.schema_version = version;
-            }
-            plan.schemas.insert(after.name.clone(), (version, Arc::new(after)));
+        let mut record = record;
+        if let (Some((version, before)), Some(after)) = (schema, after) {
+            record.schema_version = if after == *before { version } else { version + 1 };
+            plan.schemas.insert(name.clone(), (record.schema_version, Arc::new(after)));
         }
+        self.copy_again(&mut record, step, &mut plan.ledger);
+        plan.tables.insert(name.clone(), record);
         Ok(statements)
+    }
+
+    /// Whether a table is not equal to the source behind this, until it has been copied again.
+    fn needs_copy(&self, step: &TableChange) -> bool {
+        match step {
+            TableChange::Rewrite { .. } => self.context.rules.rewrite,
+            TableChange::ChangeKey { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What a step makes of a table's copy, and whether it needs one.
+    fn copy_again(&self, record: &mut TableRecord, step: &TableChange, ledger: &mut Ledger) {
+        let version = record.schema_version;
+        let needs_copy = self.needs_copy(step);
+        if let TableState::Suspended { at, .. } = &mut record.state {
+            if disturbs_a_copy(step) {
+                *at = None;
+            }
+            return;
+        }
+        if needs_copy {
+            record.state = TableState::Away;
+        }
+        let disturbed = disturbs_a_copy(step) && self.context.rules.copy_again;
+        match &mut record.copy {
+            Some(copy) if !disturbed || matches!(copy.phase, Phase::Queued | Phase::Found) => {
+                copy.schema_version = version;
+            }
+            None if !needs_copy => {}
+            _ => {
+                give_up_copy(record, ledger);
+                record.copy = Some(queued(&record.target, &self.main.position, version));
+            }
+        }
     }
 
     fn plan_at_sink(
@@ -172,56 +253,182 @@ impl Job {
         record: &TableRecord,
         step: &TableChange,
         after: Option<&TableSchema>,
-    ) -> Result<Vec<crate::Statement>> {
-        let step = match step {
-            TableChange::RenameTable { to } => TableChange::RenameTable { to: self.spec.target(to) },
-            other => other.clone(),
-        };
-        self.sink.plan(&record.target, &step, after)
-    }
-
-    /// A table that was created in the log is followed from its creation: it needs no copy.
-    fn plan_create(&self, plan: &mut Plan, name: &TableName, schema: &TableSchema) -> Result<Vec<crate::Statement>> {
-        if !self.spec.tables.matches(name) {
+    ) -> Result<Vec<Statement>> {
+        if matches!(step, TableChange::ChangeKey { .. } | TableChange::Rewrite { .. }) {
             return Ok(Vec::new());
         }
-        let target = self.spec.target(name);
-        let history = self.store.schemas(&self.spec.name, name)?;
-        let version = history.last().map_or(0, |s| s.version) + 1;
+        let mut statements = Vec::new();
+        if matches!(record.state, TableState::Live | TableState::CatchingUp { .. }) {
+            statements.extend(self.context.sink.plan(&record.target, step, after)?);
+        }
+        if let Some(CopyRecord { into, phase, .. }) = &record.copy
+            && !matches!(phase, Phase::Queued | Phase::Found)
+            && !(disturbs_a_copy(step) && self.context.rules.copy_again)
+            && !matches!(record.state, TableState::Suspended { .. })
+        {
+            statements.extend(self.context.sink.plan(into, step, after)?);
+        }
+        Ok(statements)
+    }
+
+    /// A table gets another name. One that the job does not follow under it leaves the job; its target stays. Where the
+    /// sink cannot rename (into another database), the table is copied to its new place.
+    fn plan_rename(
+        &self,
+        plan: &mut Plan,
+        mut record: TableRecord,
+        schema: Option<(u32, Arc<TableSchema>)>,
+        to: &TableName,
+    ) -> Result<Vec<Statement>> {
+        let name = record.name.clone();
+        plan.tables.remove(&name);
+        plan.schemas.remove(&name);
+        give_up_copy(&mut record, &mut plan.ledger);
+        if !self.context.spec.tables.matches(to) {
+            plan.ledger.left.extend(record.created.then_some(record.target));
+            return Ok(Vec::new());
+        }
+        let target = self.context.spec.target(to);
+        let mut statements = Vec::new();
+        if record.created {
+            // The target of a table that has left under this name gives way.
+            let planned = match plan.ledger.left.contains(&target) && target.database == record.target.database {
+                true => {
+                    self.context.sink.plan(&target, &TableChange::ReplaceBy { shadow: record.target.clone() }, None)
+                }
+                false => {
+                    let change = TableChange::RenameTable { to: target.clone() };
+                    self.context.sink.plan(&record.target, &change, None)
+                }
+            };
+            match planned {
+                Ok(planned) => {
+                    come_back(plan, &target);
+                    statements = planned;
+                }
+                Err(_) => {
+                    plan.ledger.left.push(record.target.clone());
+                    record.created = come_back(plan, &target);
+                    if !matches!(record.state, TableState::Suspended { .. }) {
+                        record.state = TableState::Away;
+                    }
+                }
+            }
+        } else {
+            record.created = come_back(plan, &target);
+        }
+        (record.name, record.target) = (to.clone(), target);
+        if let TableState::Suspended { at, .. } = &mut record.state {
+            *at = None;
+        }
+        match schema {
+            Some((version, schema)) => {
+                let after = TableSchema { name: to.clone(), ..schema.as_ref().clone() };
+                let known = self.next_version(to)?;
+                record.schema_version = known.max(version + 1);
+                plan.schemas.insert(to.clone(), (record.schema_version, Arc::new(after)));
+            }
+            None => record.schema_version = 0,
+        }
+        if record.state == TableState::Away {
+            let mut copy = queued(&record.target, &self.main.position, record.schema_version);
+            if record.schema_version == 0 {
+                copy.phase = Phase::Found;
+            }
+            record.copy = Some(copy);
+        } else if was_resynced(&self.tables, &name) {
+            record.copy = Some(queued(&record.target, &self.main.position, record.schema_version));
+        }
+        if let Some(error) = plan.failed.remove(&name) {
+            plan.failed.insert(to.clone(), error);
+        }
+        plan.tables.insert(to.clone(), record);
+        Ok(statements)
+    }
+
+    /// A table that the job did not follow gets a name that it follows: its schema has to be looked up, and it has to be
+    /// copied.
+    fn plan_arrival(&self, plan: &mut Plan, name: &TableName) {
+        if !self.context.spec.tables.matches(name) {
+            return;
+        }
+        let target = self.context.spec.target(name);
+        let mut copy = queued(&target, &self.main.position, 0);
+        copy.phase = Phase::Found;
+        let record = TableRecord {
+            name: name.clone(),
+            created: come_back(plan, &target),
+            target,
+            schema_version: 0,
+            rows_estimated: None,
+            state: TableState::Away,
+            copy: Some(copy),
+        };
+        plan.schemas.remove(name);
+        plan.tables.insert(name.clone(), record);
+    }
+
+    /// A table that was created in the log is followed from its creation: it needs no copy, unless its target stands
+    /// full of the rows of one that has left.
+    fn plan_create(&self, plan: &mut Plan, name: &TableName, schema: &TableSchema) -> Result<Vec<Statement>> {
+        if !self.context.spec.tables.matches(name) {
+            return Ok(Vec::new());
+        }
+        let target = self.context.spec.target(name);
+        let version = self.next_version(name)?.max(plan.schemas.get(name).map_or(0, |s| s.0 + 1));
+        let created = come_back(plan, &target);
         let record = TableRecord {
             name: name.clone(),
             target: target.clone(),
-            lane: MAIN,
             schema_version: version,
-            attempt: 0,
+            created: true,
             rows_estimated: None,
-            state: TableState::Live,
+            state: if created { TableState::Away } else { TableState::Live },
+            copy: created.then(|| queued(&target, &self.main.position, version)),
         };
         plan.tables.insert(name.clone(), record);
         plan.schemas.insert(name.clone(), (version, Arc::new(schema.clone())));
-        if !schema.has_key() {
-            return Err(keyless(name));
+        if created {
+            return Ok(Vec::new());
         }
-        self.sink.plan(&target, &TableChange::CreateTable(schema.clone()), Some(schema))
+        plan.creates.insert(name.clone());
+        self.context.sink.plan(&target, &TableChange::CreateTable(schema.clone()), Some(schema))
     }
+}
+
+/// Whether the job has created this target before; it is its own again then.
+fn come_back(plan: &mut Plan, target: &TableName) -> bool {
+    let before = plan.ledger.left.len();
+    plan.ledger.left.retain(|t| t != target);
+    plan.ledger.left.len() < before
+}
+
+/// Forgets a table's copy; a shadow that it filled is dropped later.
+fn give_up_copy(record: &mut TableRecord, ledger: &mut Ledger) {
+    if let Some(copy) = record.copy.take()
+        && copy.number > 0
+        && copy.into != record.target
+    {
+        ledger.garbage.push(copy.into);
+    }
+}
+
+/// Whether a live table was being copied again under that name.
+fn was_resynced(tables: &BTreeMap<TableName, TableRecord>, name: &TableName) -> bool {
+    tables.get(name).is_some_and(|t| t.copy.is_some() && !matches!(t.state, TableState::Suspended { .. }))
 }
 
 /// Whether rows that a copy has read while this happened may be of another shape, or of another table.
 fn disturbs_a_copy(step: &TableChange) -> bool {
     !matches!(
         step,
-        TableChange::DropTable
-            | TableChange::Truncate
-            | TableChange::SetDefault { .. }
-            | TableChange::SetColumnComment { .. }
-            | TableChange::SetTableComment { .. }
+        TableChange::SetDefault { .. } | TableChange::SetColumnComment { .. } | TableChange::SetTableComment { .. }
     )
 }
 
-fn changed_while_copied(table: &TableName) -> Error {
-    Error::schema("the table's definition changed while it was being copied")
-        .with("table", table)
-        .hint("sync this table again in a job of its own: freshet sync SOURCE --tables TABLE --replace")
+/// Whether the table is not there any more under its name.
+fn takes_the_name(step: &TableChange) -> bool {
+    matches!(step, TableChange::DropTable | TableChange::RenameTable { .. })
 }
 
 /// The name under which a failing step's table is suspended: the one behind the step.
@@ -229,24 +436,5 @@ fn plan_name(name: &TableName, step: &TableChange) -> TableName {
     match step {
         TableChange::RenameTable { to } => to.clone(),
         _ => name.clone(),
-    }
-}
-
-/// Removes or renames the record as the step says.
-fn move_record(plan: &mut Plan, name: &TableName, step: &TableChange, record: &mut TableRecord, job: &Job) {
-    match step {
-        TableChange::DropTable => {
-            plan.tables.remove(name);
-        }
-        TableChange::RenameTable { to } => {
-            plan.tables.remove(name);
-            record.name = to.clone();
-            record.target = job.spec.target(to);
-            plan.tables.insert(to.clone(), record.clone());
-            if let Some(error) = plan.failed.remove(name) {
-                plan.failed.insert(to.clone(), error);
-            }
-        }
-        _ => {}
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::schema::TableName;
-use crate::store::{TableRecord, TableState};
+use crate::store::{Phase, TableRecord, TableState};
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,9 @@ pub struct TableStatus {
     pub changes: u64,
     /// Why it is suspended.
     pub error: Option<Error>,
+    /// How far a new copy of a live table is, which takes its place when it is level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync: Option<String>,
 }
 
 impl TableStatus {
@@ -108,19 +111,27 @@ impl TableStatus {
             splits: 0,
             changes: 0,
             error: None,
+            resync: None,
         };
-        status.set_state(&record.state);
+        status.set_state(record);
         status
     }
 
     /// Takes over a stored state.
-    pub fn set_state(&mut self, state: &TableState) {
-        self.error = None;
-        self.state = match state {
-            TableState::Pending => "pending",
-            TableState::Copying => "copying",
+    pub fn set_state(&mut self, record: &TableRecord) {
+        let way = record.copy.as_ref().map(|copy| match copy.phase {
+            Phase::Found | Phase::Queued => "pending",
+            Phase::Copying => "copying",
+            Phase::Copied { .. } | Phase::CatchingUp { .. } => "catching_up",
+        });
+        (self.error, self.resync) = (None, None);
+        self.state = match &record.state {
+            TableState::Away => way.unwrap_or("pending"),
             TableState::CatchingUp { .. } => "catching_up",
-            TableState::Live => "live",
+            TableState::Live => {
+                self.resync = way.map(ToString::to_string);
+                "live"
+            }
             TableState::Suspended { error, .. } => {
                 self.error = Some(error.clone());
                 "suspended"
@@ -160,7 +171,7 @@ impl Progress {
             let mut table = guard.1.remove(&record.name).unwrap_or_else(|| TableStatus::new(record));
             table.target = record.target.clone();
             table.rows_estimated = record.rows_estimated;
-            table.set_state(&record.state);
+            table.set_state(record);
             tables.insert(record.name.clone(), table);
         }
         guard.1 = tables;

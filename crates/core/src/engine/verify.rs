@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::connector::{KeyRange, Sink, Source};
 use crate::datatype::DataType;
+use crate::engine::job::Ask;
 use crate::engine::{Engine, JobState};
 use crate::error::{Error, Result};
 use crate::pattern::TablePattern;
@@ -39,6 +40,10 @@ const KEY_SEPARATOR: char = '\u{1f}';
 pub struct VerifyOptions {
     /// Only these tables.
     pub tables: Option<TablePattern>,
+    /// At most so many key ranges of each table, spread evenly; `None`: all.
+    pub sample: Option<u64>,
+    /// Keys that differ are written anew, as the source has them; the report then says so, and still counts them.
+    pub repair: bool,
 }
 
 /// What was found.
@@ -65,6 +70,9 @@ pub struct TableReport {
     pub differing: u64,
     /// The first of them.
     pub keys: Vec<Difference>,
+    /// How many of them were written anew.
+    #[serde(default)]
+    pub repaired: u64,
     /// Why it could not be compared.
     pub error: Option<Error>,
 }
@@ -112,6 +120,7 @@ struct Verifier<'a> {
     job: &'a str,
     source: Arc<dyn Source>,
     sink: Arc<dyn Sink>,
+    options: VerifyOptions,
 }
 
 impl Engine {
@@ -131,10 +140,11 @@ impl Engine {
             job,
             source: (self.connectors.source)(&record.spec.source)?,
             sink: (self.connectors.sink)(&record.spec.sink)?,
+            options,
         };
         let mut tables = Vec::new();
         for table in self.store.tables(job)? {
-            if options.tables.as_ref().is_none_or(|p| p.matches(&table.name)) {
+            if verifier.options.tables.as_ref().is_none_or(|p| p.matches(&table.name)) {
                 tables.push(verifier.table(&table, progress).await);
             }
         }
@@ -151,6 +161,7 @@ impl Verifier<'_> {
             ranges: 0,
             differing: 0,
             keys: Vec::new(),
+            repaired: 0,
             error: None,
         };
         if let Err(error) = self.compare(record, &mut report, progress).await {
@@ -169,7 +180,7 @@ impl Verifier<'_> {
     ) -> Result<()> {
         match &record.state {
             TableState::Suspended { error, .. } => return Err(error.clone()),
-            TableState::Pending | TableState::Copying => {
+            TableState::Away => {
                 return Err(Error::config("the table is still being copied").hint("verify again when it is live"));
             }
             TableState::CatchingUp { .. } | TableState::Live => {}
@@ -180,7 +191,9 @@ impl Verifier<'_> {
             .find(|s| s.version == record.schema_version)
             .map(|s| Arc::new(s.schema))
             .ok_or_else(|| Error::corrupt("the store lacks the schema of a table"))?;
-        for range in self.ranges(&schema).await? {
+        let ranges = self.ranges(&schema).await?;
+        let every = self.options.sample.map_or(1, |n| ranges.len().div_ceil(n.max(1) as usize)).max(1);
+        for range in ranges.into_iter().step_by(every) {
             let source = self.sum(self.source.text(&schema, &range).await?, &schema, None).await?;
             self.applied().await?;
             let target =
@@ -213,7 +226,10 @@ impl Verifier<'_> {
                 if here.is_some_and(|p| self.source.compare(&p, &end).is_some_and(|o| o.is_ge())) {
                     return Ok(());
                 }
-                if !matches!(status.state, JobState::Starting | JobState::Streaming | JobState::Retrying) {
+                if !matches!(
+                    status.state,
+                    JobState::Starting | JobState::Copying | JobState::Streaming | JobState::Retrying
+                ) {
                     return Err(Error::config(format!("the job is {}, and the source is ahead of it", status.state))
                         .with("job", self.job)
                         .hint("start or resume the job, then verify"));
@@ -254,7 +270,13 @@ impl Verifier<'_> {
                 }
                 suspects = Some(still);
             }
-            for (key, what) in suspects.into_iter().flatten() {
+            let suspects = suspects.unwrap_or_default();
+            if self.options.repair && !suspects.is_empty() {
+                let keys = key_batch(schema, suspects.iter().map(|(key, _)| key.as_str()))?;
+                self.engine.ask(self.job, Ask::Repair(record.name.clone(), keys)).await?;
+                report.repaired += suspects.len() as u64;
+            }
+            for (key, what) in suspects {
                 report.differing += 1;
                 if report.keys.len() < LISTED {
                     let key = key.split(KEY_SEPARATOR).map(str::to_string).collect();
@@ -374,6 +396,31 @@ fn each_row(
         f(&text, xxh3_128(&row_text));
     }
     Ok(())
+}
+
+/// Keys, given as canonical text, as the source's types.
+fn key_batch<'a>(schema: &TableSchema, keys: impl Iterator<Item = &'a str>) -> Result<RecordBatch> {
+    let mut columns: Vec<Vec<&str>> = vec![Vec::new(); schema.key.len()];
+    for key in keys {
+        for (column, text) in columns.iter_mut().zip(key.split(KEY_SEPARATOR)) {
+            column.push(text);
+        }
+    }
+    let fail = |e| {
+        Error::unsupported("keys of this type cannot be repaired one by one")
+            .with("table", &schema.name)
+            .because(e)
+            .hint("copy the table again: freshet resync JOB TABLE")
+    };
+    let all = schema.arrow_fields();
+    let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+    for (index, texts) in schema.key_indexes().into_iter().zip(columns) {
+        let text = StringArray::from(texts);
+        let options = arrow::compute::CastOptions { safe: false, ..Default::default() };
+        arrays.push(arrow::compute::cast_with_options(&text, all[index].data_type(), &options).map_err(fail)?);
+        fields.push(all[index].clone());
+    }
+    RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), arrays).map_err(fail)
 }
 
 fn bound(bound: &Option<Vec<String>>) -> Option<i128> {

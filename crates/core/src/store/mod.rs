@@ -13,28 +13,31 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use records::{
-    DdlIntent, DdlStep, Desired, JobRecord, LaneRecord, RejectedRow, SchemaRecord, SplitRecord, TableRecord, TableState,
+    CopyRecord, DdlIntent, DdlStep, Desired, JobRecord, LaneRecord, Ledger, Parked, Phase, RejectedRow, SchemaRecord,
+    SplitRecord, TableRecord, TableState,
 };
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::schema::TableName;
 
-/// Version of the file's contents. A file with a higher one is refused.
-const FORMAT: u32 = 1;
+/// Version of the file's contents. A file with another one is refused: a higher one was written by a newer Freshet, 1
+/// by an unreleased one that knew no lanes.
+const FORMAT: u32 = 2;
 /// Pages that redb keeps in memory.
 const CACHE_BYTES: usize = 8 << 20;
 /// Between the parts of a key; cannot be in a name that came from SQL.
 const SEPARATOR: char = '\u{1}';
 
 const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
-const RECORDS: [TableDefinition<&str, &[u8]>; 6] = [
+const RECORDS: [TableDefinition<&str, &[u8]>; 7] = [
     TableDefinition::new("jobs"),
     TableDefinition::new("lanes"),
     TableDefinition::new("tables"),
     TableDefinition::new("splits"),
     TableDefinition::new("schemas"),
     TableDefinition::new("rejected"),
+    TableDefinition::new("ledgers"),
 ];
 
 /// The kinds of records, as indexes of `RECORDS`.
@@ -46,6 +49,7 @@ enum Kind {
     Splits,
     Schemas,
     Rejected,
+    Ledgers,
 }
 
 /// What the simulation hangs on the store: called before and after every durable transaction.
@@ -110,6 +114,17 @@ impl Change {
         self.put(Kind::Lanes, key(&[job, &format!("{lane:010}")]), record)
     }
 
+    /// Removes a lane of a job.
+    pub fn remove_lane(&mut self, job: &str, lane: u32) -> &mut Self {
+        self.writes.push((Kind::Lanes, key(&[job, &format!("{lane:010}")]), None));
+        self
+    }
+
+    /// Writes what a job remembers besides.
+    pub fn ledger(&mut self, job: &str, ledger: &Ledger) -> &mut Self {
+        self.put(Kind::Ledgers, key(&[job, "ledger"]), ledger)
+    }
+
     /// Writes a table of a job.
     pub fn table(&mut self, job: &str, record: &TableRecord) -> &mut Self {
         self.put(Kind::Tables, key(&[job, &table_part(&record.name)]), record)
@@ -146,7 +161,7 @@ impl Change {
     /// Removes everything of a job.
     pub fn remove_job(&mut self, job: &str) -> &mut Self {
         self.writes.push((Kind::Jobs, job.to_string(), None));
-        for kind in [Kind::Lanes, Kind::Tables, Kind::Splits, Kind::Schemas, Kind::Rejected] {
+        for kind in [Kind::Lanes, Kind::Tables, Kind::Splits, Kind::Schemas, Kind::Rejected, Kind::Ledgers] {
             self.prefixes.push((kind, prefix(&[job])));
         }
         self
@@ -194,7 +209,13 @@ impl Store {
                 None => {
                     meta.insert("format", FORMAT.to_string().as_str()).map_err(|e| failed(e.into()))?;
                 }
-                Some(Ok(n)) if n <= FORMAT => {}
+                Some(Ok(FORMAT)) => {}
+                Some(Ok(n)) if n < FORMAT => {
+                    return Err(Error::config(format!(
+                        "the store has format {n}, which was never released; this Freshet reads {FORMAT}"
+                    ))
+                    .hint("sync into a new data directory"));
+                }
                 Some(Ok(n)) => {
                     return Err(Error::config(format!(
                         "the store has format {n}, this Freshet reads formats up to {FORMAT}"
@@ -289,6 +310,14 @@ impl Store {
     /// See [`Store::jobs`].
     pub fn lane(&self, job: &str, lane: u32) -> Result<Option<LaneRecord>> {
         self.get(Kind::Lanes, &key(&[job, &format!("{lane:010}")]))
+    }
+
+    /// What a job remembers besides.
+    ///
+    /// # Errors
+    /// See [`Store::jobs`].
+    pub fn ledger(&self, job: &str) -> Result<Ledger> {
+        Ok(self.get(Kind::Ledgers, &key(&[job, "ledger"]))?.unwrap_or_default())
     }
 
     /// A job's tables by name.
@@ -391,7 +420,7 @@ mod tests {
     use crate::Position;
 
     fn lane(text: &str) -> LaneRecord {
-        LaneRecord { position: Position::at(text), intent: None, ddl: None }
+        LaneRecord { position: Position::at(text), intent: None, part: None, ddl: None }
     }
 
     #[tokio::test]

@@ -35,14 +35,17 @@ pub struct JobRecord {
     pub created_ms: i64,
 }
 
-/// A lane: a set of tables that share one position in the source's log.
+/// A lane: a set of tables that share one position in the source's log. Number 0 is the main lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneRecord {
     /// Everything before is in the sink.
     pub position: Position,
     /// The flush that follows, if one has begun.
     pub intent: Option<Intent>,
-    /// The schema change that follows, if one has begun.
+    /// The part of a larger transaction that has begun last: in doubt after a crash.
+    #[serde(default)]
+    pub part: Option<Intent>,
+    /// The schema change that follows, if one has begun (main lane only).
     pub ddl: Option<DdlIntent>,
 }
 
@@ -57,6 +60,9 @@ pub struct DdlIntent {
     pub steps: Vec<DdlStep>,
     /// How many of them are done.
     pub done: usize,
+    /// Tables that come into the main lane with it.
+    #[serde(default)]
+    pub joined: Vec<TableName>,
 }
 
 /// One statement of a schema change.
@@ -70,28 +76,35 @@ pub struct DdlStep {
     pub statement: Statement,
 }
 
-/// Where a table stands.
+/// How a table stands to the main lane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum TableState {
-    /// Its target is not created yet.
-    Pending,
-    /// Its rows are being copied.
-    Copying,
-    /// Copied, but the stream has not reached the end of the copy (`high`).
+    /// On its way to the main lane, which does not write its rows; where it is, its [`CopyRecord`] says.
+    Away,
+    /// In the main lane, and equal to the source once the lane has passed `high`.
     CatchingUp {
-        /// The log's end when the copy ended.
+        /// Rows as new as this have been read from the source and written.
         high: Position,
     },
-    /// Equal to the source at the lane's position.
+    /// In the main lane, and equal to the source at its position.
     Live,
     /// Not followed any more until a person acts; the target keeps what it had.
     Suspended {
         /// Why, and what to do.
         error: Error,
-        /// Where the rows that are missing begin.
-        at: Position,
+        /// From where it can go on. `None`: only a new copy helps.
+        at: Option<Parked>,
     },
+}
+
+/// Where a table stopped: between the ends of a flush of which some of its rows may have been written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parked {
+    /// Everything before is in the target.
+    pub from: Position,
+    /// Nothing behind is.
+    pub to: Position,
 }
 
 /// A table of a job.
@@ -101,18 +114,72 @@ pub struct TableRecord {
     pub name: TableName,
     /// Its name at the sink.
     pub target: TableName,
-    /// The lane that it is in.
-    pub lane: u32,
-    /// Version of its schema at the lane's position.
+    /// Version of its schema at the main lane's position; 0: not known yet.
     pub schema_version: u32,
-    /// Attempts of the copy that have begun; part of the copy's labels.
-    pub attempt: u32,
+    /// Whether the job has created the target.
+    pub created: bool,
     /// The source's estimate of rows when the copy began.
     #[serde(default)]
     pub rows_estimated: Option<u64>,
-    /// Where it stands.
+    /// How it stands to the main lane.
     #[serde(flatten)]
     pub state: TableState,
+    /// Its copy, or its way back: always there for [`TableState::Away`]; for a live table it is a resync into a shadow.
+    #[serde(default)]
+    pub copy: Option<CopyRecord>,
+}
+
+/// A table on its way to the main lane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyRecord {
+    /// Unique within the job; part of the labels of everything that this copy writes.
+    pub number: u32,
+    /// Where it left the main lane: streaming begins here, and every split sees everything before it. (Table without a
+    /// key: the position of the snapshot that was copied.)
+    pub start: Position,
+    /// Version of its schema there.
+    pub schema_version: u32,
+    /// What is filled: the target itself, or a shadow that takes its place at the end.
+    pub into: TableName,
+    /// How far it is.
+    #[serde(flatten)]
+    pub phase: Phase,
+}
+
+/// How far a table is on its way to the main lane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "phase")]
+pub enum Phase {
+    /// Its schema is not known yet.
+    Found,
+    /// Waits for its copy to begin.
+    Queued,
+    /// Its rows are being copied.
+    Copying,
+    /// Copied; waits for the catch-up lane.
+    Copied {
+        /// The log's end when the copy ended.
+        high: Position,
+    },
+    /// In the catch-up lane.
+    CatchingUp {
+        /// The log's end when the copy ended.
+        high: Position,
+    },
+}
+
+/// What a job remembers besides its lanes and tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Number of the next lane or copy: never used twice, so that no later one can meet an old label.
+    pub next: u32,
+    /// The catch-up lane, while there is one.
+    pub side: Option<u32>,
+    /// Shadow tables of copies that were given up, still to be dropped at the sink.
+    pub garbage: Vec<TableName>,
+    /// Targets that the job created and whose tables have left it: a table that comes back under the name takes their
+    /// place with its copy.
+    pub left: Vec<TableName>,
 }
 
 /// A split of a copy.
@@ -125,6 +192,9 @@ pub struct SplitRecord {
     /// The load that has begun last: in doubt after a crash, until the sink has been asked.
     #[serde(default)]
     pub begun: Option<Label>,
+    /// How often it has been read: a second SELECT sees other rows, so this is part of the labels of its loads.
+    #[serde(default)]
+    pub tries: u32,
 }
 
 /// A version of a table's schema.

@@ -7,19 +7,21 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
 use async_trait::async_trait;
-use freshet_core::batch::OP_DELETE;
+use freshet_core::batch::{OP_DELETE, OP_UPSERT};
 use freshet_core::{
-    BatchStream, Check, Error, Finding, Flush, Intent, KeyRange, Label, Load, Result, Settled, Sink, Statement,
-    TableChange, TableName, TablePattern, TableSchema,
+    BatchStream, Check, Error, Finding, Flush, Intent, KeyRange, Label, Load, Purpose, Result, Settled, Sink,
+    Statement, TableChange, TableName, TablePattern, TableSchema,
 };
 
 use crate::faults::{Faults, lost};
-use crate::world::{Table, rename};
+use crate::world::{Row, Table, default_of, rename};
 
 #[derive(Default)]
 pub struct State {
     pub tables: BTreeMap<TableName, Table>,
     labels: BTreeSet<Label>,
+    /// Parts of transactions, by incarnation and lane.
+    staged: BTreeMap<(u64, u32), Vec<Vec<Load>>>,
     /// Calls whose fate is open: they may still land until they are settled.
     late: Vec<Late>,
     /// What the sink found wrong with the protocol itself.
@@ -28,8 +30,16 @@ pub struct State {
 
 #[derive(Clone)]
 enum Late {
-    Loads(Label, Vec<Load>),
+    Write(Box<Written>),
     Statement(Label, Statement),
+}
+
+/// What a write asks for.
+#[derive(Clone)]
+struct Written {
+    label: Label,
+    loads: Vec<Load>,
+    purpose: Purpose,
 }
 
 #[derive(Clone)]
@@ -42,67 +52,144 @@ pub struct ModelSink {
 }
 
 fn shown(load: &Load) -> String {
-    let keys = load.rows.rows.column_by_name("k").expect("the key").as_primitive::<Int64Type>();
-    let row = |i: usize| format!(" {}{}", ["+", "-"][load.rows.ops().value(i) as usize], keys.value(i));
-    format!("{}:{} ", load.target, (0..keys.len()).map(row).collect::<String>())
+    let rows = &load.rows.rows;
+    let value = |column: &arrow::array::ArrayRef, row: usize| match column.data_type() {
+        arrow::datatypes::DataType::Int64 if !column.is_null(row) => {
+            column.as_primitive::<Int64Type>().value(row).to_string()
+        }
+        _ => "_".to_string(),
+    };
+    let row = |i: usize| {
+        let values: Vec<_> = rows.columns().iter().map(|c| value(c, i)).collect();
+        format!(" {}{}", ["+", "-", ">"][load.rows.ops().value(i) as usize], values.join(","))
+    };
+    format!("{}:{} ", load.target, (0..rows.num_rows()).map(row).collect::<String>())
 }
 
 impl State {
-    fn load(&mut self, load: &Load, faults: &Faults) -> Result<()> {
-        let Some(table) = self.tables.get_mut(&load.target) else {
-            return Err(Error::not_found("no such table").with("table", &load.target));
+    /// The loads of one table, looked up as it was before and applied together.
+    fn load(&mut self, loads: &[Load], faults: &Faults) -> Result<()> {
+        let target = &loads[0].target;
+        let Some(table) = self.tables.get_mut(target) else {
+            return Err(Error::not_found("no such table").with("table", target));
         };
-        let rows = &load.rows.rows;
-        let names: Vec<String> = rows.schema().fields().iter().map(|f| f.name().clone()).collect();
         let columns: Vec<_> = table.schema.columns.iter().map(|c| c.name.clone()).collect();
-        let mut sorted = (names[..names.len() - 1].to_vec(), columns.clone());
-        sorted.0.sort();
-        sorted.1.sort();
-        if sorted.0 != sorted.1 {
-            self.violation = Some(format!("rows of {} have columns {names:?}, the table has {columns:?}", load.target));
-            return Ok(());
-        }
-        let value = |name: &str, row: usize| {
-            let array = rows.column_by_name(name).expect("compared").as_primitive::<Int64Type>();
-            (!array.is_null(row)).then(|| array.value(row))
-        };
-        // The order of rows inside a load means nothing to a sink.
-        let mut order: Vec<_> = (0..rows.num_rows()).collect();
-        let keys: BTreeSet<_> = order.iter().map(|r| value("k", *r)).collect();
-        if keys.len() < order.len() {
-            for i in (1..order.len()).rev() {
-                order.swap(i, faults.number(i + 1));
+        let before = table.rows.clone();
+        let mut seen = BTreeSet::new();
+        for load in loads {
+            let rows = &load.rows.rows;
+            let names: BTreeSet<String> =
+                rows.schema().fields().iter().map(|f| f.name().clone()).filter(|n| !n.starts_with("__")).collect();
+            let partial = load.rows.is_partial();
+            if !names.iter().all(|n| columns.contains(n)) || !partial && names.len() < columns.len() {
+                self.violation = Some(format!("rows of {target} have columns {names:?}, the table has {columns:?}"));
+                return Ok(());
             }
-        }
-        for row in order {
-            let key = value("k", row).expect("keys are not NULL");
-            if load.rows.ops().value(row) == OP_DELETE {
-                table.rows.remove(&key);
-            } else {
-                table.rows.insert(key, columns.iter().map(|c| value(c, row)).collect());
+            let value = |name: &str, row: usize| {
+                let array = rows.column_by_name(name)?.as_primitive::<Int64Type>();
+                (!array.is_null(row)).then(|| array.value(row))
+            };
+            let whole = |row: usize| -> Row { columns.iter().map(|c| value(c, row)).collect() };
+            let mut order: Vec<_> = (0..rows.num_rows()).collect();
+            if !table.schema.has_key() {
+                for row in order {
+                    if load.rows.ops().value(row) != OP_DELETE {
+                        table.add(whole(row));
+                    } else if !table.remove(&whole(row)) {
+                        self.violation = Some(format!("{target} has no row {:?} to remove", whole(row)));
+                    }
+                }
+                continue;
+            }
+            // The order of rows inside a load means nothing to a sink.
+            let keys: Vec<_> = order.iter().map(|r| value("k", *r)).collect();
+            let again = keys.iter().any(|k| !seen.insert(*k));
+            if again {
+                for i in (1..order.len()).rev() {
+                    order.swap(i, faults.number(i + 1));
+                }
+            }
+            for row in order {
+                let key = value("k", row).expect("keys are not NULL");
+                if load.rows.ops().value(row) != OP_UPSERT {
+                    // What is moved away and taken by another key of this flush.
+                    table.rows.remove(&key);
+                } else if partial {
+                    let base = value("__base.k", row).unwrap_or(key);
+                    let Some(old) = before.get(&base) else {
+                        if load.exact {
+                            self.violation = Some(format!("{target} has no row {base} to update"));
+                        }
+                        continue;
+                    };
+                    let new = columns.iter().zip(old);
+                    let new = new.map(|(c, o)| if names.contains(c) { value(c, row) } else { *o }).collect();
+                    table.rows.insert(key, new);
+                } else {
+                    table.rows.insert(key, whole(row));
+                }
             }
         }
         Ok(())
     }
 
-    fn loads(&mut self, label: &Label, loads: &[Load], atomic: bool, faults: &Faults) -> Result<()> {
-        if atomic {
-            if self.labels.contains(label) {
-                return Ok(());
+    fn by_table(loads: &[Load]) -> impl Iterator<Item = &[Load]> {
+        loads.chunk_by(|a, b| a.target == b.target)
+    }
+
+    /// `late`: a call of a process that is gone.
+    fn write(&mut self, flush: &Written, atomic: bool, late: bool, faults: &Faults) -> Result<()> {
+        if !atomic {
+            for loads in State::by_table(&flush.loads) {
+                if !self.labels.contains(&loads[0].label) {
+                    self.load(loads, faults)?;
+                    self.labels.insert(loads[0].label.clone());
+                }
             }
-            for load in loads {
-                self.load(load, faults)?;
-            }
-            self.labels.insert(label.clone());
             return Ok(());
         }
-        for load in loads {
-            if !self.labels.contains(&load.label) {
-                self.load(load, faults)?;
-                self.labels.insert(load.label.clone());
+        if self.labels.contains(&flush.label) {
+            return Ok(());
+        }
+        match &flush.purpose {
+            Purpose::Part { writer, number } => {
+                let staged = self.staged.entry((writer.incarnation, writer.lane)).or_default();
+                if *number == 0 {
+                    staged.clear();
+                }
+                if staged.len() == *number as usize {
+                    staged.push(flush.loads.clone());
+                } else if !late {
+                    self.violation = Some(format!("part {number} of {writer:?} follows {} parts", staged.len()));
+                }
+            }
+            Purpose::Stream { writer, parts } => {
+                let staged = self.staged.remove(&(writer.incarnation, writer.lane)).unwrap_or_default();
+                if *parts > 0 && staged.len() != *parts as usize {
+                    if !late {
+                        self.violation = Some(format!("{} of {parts} parts of {writer:?} are there", staged.len()));
+                    }
+                    return Ok(());
+                }
+                for loads in staged.iter().take(*parts as usize).chain([&flush.loads]) {
+                    for loads in State::by_table(loads) {
+                        self.load(loads, faults)?;
+                    }
+                }
+            }
+            Purpose::Copy => {
+                for loads in State::by_table(&flush.loads) {
+                    self.load(loads, faults)?;
+                }
             }
         }
+        self.labels.insert(flush.label.clone());
         Ok(())
+    }
+
+    /// What does not outlive the process of an embedded sink.
+    pub fn restart(&mut self) {
+        self.staged.clear();
     }
 
     fn statement(&mut self, label: &Label, statement: &Statement) -> Result<()> {
@@ -112,8 +199,7 @@ impl State {
         let (name, change): (TableName, TableChange) = serde_json::from_str(&statement.0).expect("its own plan");
         match &change {
             TableChange::CreateTable(schema) => {
-                let table =
-                    Table { schema: TableSchema { name: name.clone(), ..schema.clone() }, rows: BTreeMap::new() };
+                let table = Table::new(TableSchema { name: name.clone(), ..schema.clone() });
                 if self.tables.insert(name.clone(), table).is_some() {
                     self.violation = Some(format!("{name} is created although it exists"));
                 }
@@ -127,8 +213,21 @@ impl State {
             TableChange::RenameTable { to } => {
                 self.violation = Some(format!("{name} cannot be renamed to {to}"));
             }
+            TableChange::ReplaceBy { shadow } => match self.tables.remove(shadow) {
+                Some(mut table) if self.tables.contains_key(&name) => {
+                    table.schema.name = name.clone();
+                    self.tables.insert(name, table);
+                }
+                _ => self.violation = Some(format!("{name} cannot be replaced by {shadow}")),
+            },
+            TableChange::AddColumn { column, .. }
+                if self.tables.get(&name).is_some_and(|t| t.schema.after(&change).is_ok()) =>
+            {
+                let fill = default_of(column);
+                self.tables.get_mut(&name).expect("just looked").alter(&change, || fill);
+            }
             other => match self.tables.get_mut(&name) {
-                Some(table) if table.schema.after(other).is_ok() => table.alter(other),
+                Some(table) if table.schema.after(other).is_ok() => table.alter(other, || None),
                 _ => self.violation = Some(format!("{other:?} does not fit {name}")),
             },
         }
@@ -137,11 +236,11 @@ impl State {
 
     fn land(&mut self, late: Late, atomic: bool, faults: &Faults) {
         faults.log(|| match &late {
-            Late::Loads(l, _) => format!("LANDS LATE {l}"),
+            Late::Write(w) => format!("LANDS LATE {}", w.label),
             Late::Statement(l, _) => format!("LANDS LATE {l}"),
         });
         let _ = match late {
-            Late::Loads(label, loads) => self.loads(&label, &loads, atomic, faults),
+            Late::Write(written) => self.write(&written, atomic, true, faults),
             Late::Statement(label, statement) => self.statement(&label, &statement),
         };
     }
@@ -157,8 +256,8 @@ impl ModelSink {
             state.late.len()
         };
         self.faults.log(|| match self.state.lock().unwrap().late.last() {
-            Some(Late::Loads(label, loads)) => {
-                format!("asked {label}: {}", loads.iter().map(shown).collect::<String>())
+            Some(Late::Write(w)) => {
+                format!("asked {} {:?}: {}", w.label, w.purpose, w.loads.iter().map(shown).collect::<String>())
             }
             _ => format!("asked {name}"),
         });
@@ -216,17 +315,16 @@ impl Sink for ModelSink {
         if let Some(load) = flush.loads.iter().find(|l| rejected.contains(&l.target)) {
             return Err(Error::data("a value does not fit").with("table", &load.target));
         }
-        let Flush { label, loads, .. } = flush;
-        let late = Late::Loads(label.clone(), loads.clone());
-        let name = format!("write {label}");
+        let Flush { label, loads, purpose } = flush;
         if self.atomic {
-            return self.call(&name, late, |s| s.loads(&label, &loads, true, &self.faults)).await;
+            let written = Written { label, loads, purpose };
+            let (name, late) = (format!("write {}", written.label), Late::Write(Box::new(written.clone())));
+            return self.call(&name, late, |s| s.write(&written, true, false, &self.faults)).await;
         }
-        for load in loads {
-            let one = vec![load.clone()];
-            let late = Late::Loads(load.label.clone(), one.clone());
-            let name = format!("write {}", load.label);
-            self.call(&name, late, |s| s.loads(&load.label, &one, false, &self.faults)).await?;
+        for loads in State::by_table(&loads) {
+            let written = Written { label: loads[0].label.clone(), loads: loads.to_vec(), purpose: purpose.clone() };
+            let (name, late) = (format!("write {}", written.label), Late::Write(Box::new(written.clone())));
+            self.call(&name, late, |s| s.write(&written, false, false, &self.faults)).await?;
         }
         Ok(())
     }
@@ -234,10 +332,12 @@ impl Sink for ModelSink {
     async fn settle(&self, label: &Label, intent: Option<&Intent>) -> Result<Settled> {
         self.faults.point("settle").await;
         let mut state = self.state.lock().unwrap();
-        let mine = |l: &Late| match l {
-            Late::Loads(l, _) | Late::Statement(l, _) => {
-                l == label || intent.is_some_and(|i| i.loads.iter().any(|x| x.label == *l))
-            }
+        let mine = |late: &Late| {
+            let l = match late {
+                Late::Write(written) => &written.label,
+                Late::Statement(l, _) => l,
+            };
+            l == label || intent.is_some_and(|i| i.loads.iter().any(|x| x.label == *l))
         };
         let (settled, open) = std::mem::take(&mut state.late).into_iter().partition(mine);
         state.late = open;

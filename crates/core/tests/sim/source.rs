@@ -1,24 +1,29 @@
 //! The world as a `Source`: positions are counts of log entries.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use async_trait::async_trait;
+use freshet_core::batch::OP_MOVE;
 use freshet_core::{
     BatchStream, ChangeStream, ChangesRequest, Check, Commit, CopyStart, Cut, Discovered, Error, Event, Finding,
-    KeyRange, LogEnd, Position, Result, Source, Split, TablePattern, TableSchema,
+    KeyRange, LogEnd, Position, Result, SchemaChange, Source, Split, TableChange, TableName, TablePattern, TableSchema,
 };
 
 use crate::faults::Faults;
-use crate::world::{Entry, World, copy_batch};
+use crate::world::{Entry, Table, World, copy_batch};
 
 pub struct ModelSource {
     pub world: Arc<Mutex<World>>,
     pub faults: Faults,
     pub acknowledged: Arc<Mutex<usize>>,
+    /// A suspended table was continued: for those alone the log is not kept.
+    pub continued: Arc<AtomicBool>,
 }
 
 pub fn number(position: &Position) -> usize {
@@ -38,7 +43,7 @@ impl Source for ModelSource {
         Ok(self.begin(wanted).await?.tables)
     }
 
-    async fn begin(&self, _: &TablePattern) -> Result<CopyStart> {
+    async fn begin(&self, wanted: &TablePattern) -> Result<CopyStart> {
         self.faults.point("begin").await;
         let world = self.world.lock().unwrap();
         let low = world.log.len();
@@ -48,7 +53,7 @@ impl Source for ModelSource {
             rows: Some(t.rows.len() as u64),
             bytes: None,
         };
-        let tables = world.states[low].values().map(found).collect();
+        let tables = world.states[low].values().filter(|t| wanted.matches(&t.schema.name)).map(found).collect();
         Ok(CopyStart { low: Position::at(low.to_string()), tables })
     }
 
@@ -67,16 +72,9 @@ impl Source for ModelSource {
 
     async fn read(&self, table: &Arc<TableSchema>, split: &Split, low: &Position) -> Result<Box<dyn BatchStream>> {
         self.faults.point("read").await;
-        // A SELECT sees a transaction only some time after it stands in the log.
-        while self.world.lock().unwrap().visible < number(low) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        self.until_visible(low).await;
         let world = self.world.lock().unwrap();
-        let state = &world.states[world.visible];
-        let found = state.get(&table.name).filter(|t| t.schema == **table);
-        let found = found.ok_or_else(|| {
-            Error::schema("the table is no longer as it was when the copy began").with("table", &table.name)
-        })?;
+        let found = same_table(&world, table)?;
         let bound = |b: &Option<Vec<String>>| b.as_ref().map(|v| v[0].parse::<i64>().unwrap());
         let (from, to) = (bound(&split.range.from), bound(&split.range.to));
         let rows: Vec<_> = found
@@ -90,12 +88,27 @@ impl Source for ModelSource {
         Ok(Box::new(Rows { batches, faults: self.faults.clone() }))
     }
 
-    async fn cut(&self, table: &Arc<TableSchema>, _low: &Position) -> Result<Cut> {
-        Err(Error::unsupported("not yet").with("table", &table.name))
+    async fn cut(&self, table: &Arc<TableSchema>, low: &Position) -> Result<Cut> {
+        self.faults.point("cut").await;
+        self.until_visible(low).await;
+        let world = self.world.lock().unwrap();
+        let found = same_table(&world, table)?;
+        let rows: Vec<_> = found.bag.iter().flat_map(|(r, n)| std::iter::repeat_n(r.clone(), *n)).collect();
+        self.faults.log(|| format!("cut {} at {}: {rows:?}", table.name, world.visible));
+        let batches = rows.chunks(3).map(|c| copy_batch(table, c)).collect();
+        let at = Position::at(world.visible.to_string());
+        Ok(Cut { at, rows: Box::new(Rows { batches, faults: self.faults.clone() }) })
     }
 
-    async fn rows_of(&self, table: &Arc<TableSchema>, _keys: &RecordBatch, _low: &Position) -> Result<RecordBatch> {
-        Err(Error::unsupported("not yet").with("table", &table.name))
+    async fn rows_of(&self, table: &Arc<TableSchema>, keys: &RecordBatch, low: &Position) -> Result<RecordBatch> {
+        self.faults.point("rows of").await;
+        self.until_visible(low).await;
+        let world = self.world.lock().unwrap();
+        let found = same_table(&world, table)?;
+        let keys = keys.column(0).as_primitive::<Int64Type>().values();
+        let rows: Vec<_> = keys.iter().filter_map(|k| found.rows.get(k).cloned()).collect();
+        self.faults.log(|| format!("rows of {} {keys:?} at {}: {rows:?}", table.name, world.visible));
+        Ok(copy_batch(table, &rows))
     }
 
     async fn end(&self, _: Option<&Position>) -> Result<LogEnd> {
@@ -107,11 +120,19 @@ impl Source for ModelSource {
     async fn changes(&self, request: ChangesRequest) -> Result<Box<dyn ChangeStream>> {
         self.faults.point("changes").await;
         let from = number(&request.from);
-        assert!(from >= *self.acknowledged.lock().unwrap(), "the log is read below what was acknowledged");
+        let purged = *self.acknowledged.lock().unwrap();
+        if from < purged {
+            let parked = request.lane > 0 && self.continued.load(std::sync::atomic::Ordering::SeqCst);
+            assert!(parked, "the log is read below what was acknowledged");
+            return Err(Error::source_state(format!("the log is purged up to {purged}")));
+        }
         Ok(Box::new(Changes {
             world: Arc::clone(&self.world),
             faults: self.faults.clone(),
             at: from,
+            followed: request.tables.iter().map(|t| t.name.clone()).collect(),
+            watched: request.watched.iter().map(|t| t.name.clone()).collect(),
+            pattern: request.pattern,
             stop: request.stop.as_ref().map(number),
             ready: VecDeque::new(),
         }))
@@ -132,6 +153,21 @@ impl Source for ModelSource {
     }
 }
 
+impl ModelSource {
+    /// A SELECT sees a transaction only some time after it stands in the log.
+    async fn until_visible(&self, low: &Position) {
+        while self.world.lock().unwrap().visible < number(low) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// The table as a SELECT sees it, if it is still defined so.
+fn same_table<'a>(world: &'a World, table: &TableSchema) -> Result<&'a Table> {
+    let found = world.states[world.visible].get(&table.name).filter(|t| t.schema == *table);
+    found.ok_or_else(|| Error::schema("the table is not as it was when the copy began").with("table", &table.name))
+}
+
 struct Rows {
     batches: VecDeque<RecordBatch>,
     faults: Faults,
@@ -149,20 +185,54 @@ struct Changes {
     world: Arc<Mutex<World>>,
     faults: Faults,
     at: usize,
+    followed: BTreeSet<TableName>,
+    watched: BTreeSet<TableName>,
+    pattern: TablePattern,
     stop: Option<usize>,
     ready: VecDeque<Event>,
 }
 
 impl Changes {
+    /// Keeps track of the names that are followed; whether the step is told.
+    fn follow(&mut self, name: &TableName, step: &TableChange) -> bool {
+        let known = self.followed.contains(name) || self.watched.contains(name);
+        let named = known || self.pattern.matches(name);
+        match step {
+            TableChange::CreateTable(_) if self.pattern.matches(name) => {
+                self.watched.remove(name);
+                self.followed.insert(name.clone());
+                true
+            }
+            TableChange::DropTable => {
+                self.followed.remove(name);
+                self.watched.remove(name);
+                named
+            }
+            TableChange::RenameTable { to } => {
+                for set in [&mut self.followed, &mut self.watched] {
+                    if set.remove(name) && self.pattern.matches(to) {
+                        set.insert(to.clone());
+                    }
+                }
+                named || self.pattern.matches(to)
+            }
+            _ => known,
+        }
+    }
+
     /// Gathers the rows of some entries, as a real source does, up to a schema change or the end of a replay.
     fn gather(&mut self) {
-        let world = self.world.lock().unwrap();
+        let world = Arc::clone(&self.world);
+        let world = world.lock().unwrap();
         if self.at >= world.log.len() {
             return;
         }
         let first = self.at;
-        if let Entry::Schema(change) = &world.log[first] {
-            self.ready.push_back(Event::Schema(change.clone()));
+        if let Entry::Schema(change) = world.log[first].clone() {
+            let steps = change.steps.into_iter().filter(|(name, step)| self.follow(name, step)).collect::<Vec<_>>();
+            if !steps.is_empty() {
+                self.ready.push_back(Event::Schema(SchemaChange { steps, ..change }));
+            }
             self.at += 1;
         } else {
             let most = first + 1 + self.faults.number(6);
@@ -173,11 +243,19 @@ impl Changes {
                 self.at += 1;
             }
             for batch in world.batches(first..self.at) {
+                if !self.followed.contains(&batch.schema.name) {
+                    continue;
+                }
                 // A big transaction comes in several pieces before its commit.
-                let rows = batch.rows.num_rows();
-                for from in (0..rows).step_by(16) {
-                    let rows = batch.rows.slice(from, 16.min(rows - from));
+                let (mut from, rows) = (0, batch.rows.num_rows());
+                while from < rows {
+                    let mut to = rows.min(from + 16);
+                    if batch.ops().value(to - 1) == OP_MOVE {
+                        to += 1;
+                    }
+                    let rows = batch.rows.slice(from, to - from);
                     self.ready.push_back(Event::Rows(freshet_core::ChangeBatch { rows, ..batch.clone() }));
+                    from = to;
                 }
             }
         }

@@ -7,32 +7,57 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int8Array, Int64Array, RecordBatch};
 use arrow::datatypes::Schema;
 use fastrand::Rng;
-use freshet_core::batch::{OP_DELETE, OP_UPSERT};
+use freshet_core::batch::{OP_DELETE, OP_MOVE, OP_UPSERT};
 use freshet_core::{ChangeBatch, Column, ColumnPosition, DataType, SchemaChange, TableChange, TableName, TableSchema};
 
-/// A row: the values of all columns, the key first.
+/// A row: the values of all columns in the schema's order.
 pub type Row = Vec<Option<i64>>;
 
 /// A table of source or sink.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     pub schema: TableSchema,
+    /// With a key.
     pub rows: BTreeMap<i64, Row>,
+    /// Without: how often each row is there.
+    pub bag: BTreeMap<Row, usize>,
 }
 
 impl Table {
-    /// What must be equal: names and order of columns do not matter for rows, but for the schema they do.
-    pub fn shown(&self) -> String {
-        let columns: Vec<_> = self.schema.columns.iter().map(|c| format!("{}:{}", c.name, c.data_type)).collect();
-        let rows: Vec<_> = self.rows.values().map(|r| format!("{r:?}").replace("Some", "")).collect();
-        format!("[{}] {}", columns.join(" "), rows.join(" "))
+    pub fn new(schema: TableSchema) -> Table {
+        Table { schema, rows: BTreeMap::new(), bag: BTreeMap::new() }
     }
 
-    /// Applies a column change to schema and rows.
-    pub fn alter(&mut self, change: &TableChange) {
+    /// What must be equal, schema included.
+    pub fn shown(&self) -> String {
+        let columns: Vec<_> = self.schema.columns.iter().map(|c| format!("{}:{}", c.name, c.data_type)).collect();
+        let row = |r: &Row| format!("{r:?}").replace("Some", "");
+        let rows: Vec<_> = match self.schema.has_key() {
+            true => self.rows.values().map(row).collect(),
+            false => self.bag.iter().map(|(r, n)| format!("{n}x{}", row(r))).collect(),
+        };
+        format!("[{}] {:?} {}", columns.join(" "), self.schema.key, rows.join(" "))
+    }
+
+    pub fn add(&mut self, row: Row) {
+        *self.bag.entry(row).or_default() += 1;
+    }
+
+    /// Removes one equal row; whether there was one.
+    pub fn remove(&mut self, row: &Row) -> bool {
+        let Some(n) = self.bag.get_mut(row) else { return false };
+        *n -= 1;
+        if *n == 0 {
+            self.bag.remove(row);
+        }
+        true
+    }
+
+    /// Applies a column change to schema and rows; `fill` is what a new column gets.
+    pub fn alter(&mut self, change: &TableChange, mut fill: impl FnMut() -> Option<i64>) {
         let after = self.schema.after(change).expect("the model makes valid changes").expect("not a drop");
         let old: Vec<_> = self.schema.columns.iter().map(|c| c.name.clone()).collect();
-        for row in self.rows.values_mut() {
+        let mut changed = |row: &Row| -> Row {
             let mut by_name: BTreeMap<String, Option<i64>> = old.iter().cloned().zip(row.iter().copied()).collect();
             match change {
                 TableChange::RenameColumn { from, to } => {
@@ -40,14 +65,32 @@ impl Table {
                     by_name.insert(to.clone(), value);
                 }
                 TableChange::AddColumn { column, .. } => {
-                    by_name.insert(column.name.clone(), default_of(column));
+                    by_name.insert(column.name.clone(), fill());
                 }
                 _ => {}
             }
-            *row = after.columns.iter().map(|c| by_name[&c.name]).collect();
+            after.columns.iter().map(|c| by_name[&c.name]).collect()
+        };
+        for row in self.rows.values_mut() {
+            *row = changed(row);
+        }
+        for (row, n) in std::mem::take(&mut self.bag) {
+            for _ in 0..n {
+                *self.bag.entry(changed(&row)).or_default() += 1;
+            }
         }
         if matches!(change, TableChange::Truncate) {
             self.rows.clear();
+            self.bag.clear();
+        }
+        if let TableChange::ChangeKey { key } = change {
+            if key.is_empty() {
+                self.bag = std::mem::take(&mut self.rows).into_values().map(|r| (r, 1)).collect();
+            } else {
+                let k = after.index_of("k").expect("k stays");
+                let rows = std::mem::take(&mut self.bag).into_keys();
+                self.rows = rows.map(|r| (r[k].expect("not NULL"), r)).collect();
+            }
         }
         self.schema = after;
     }
@@ -65,9 +108,19 @@ pub fn default_of(column: &Column) -> Option<i64> {
 pub struct Op {
     pub table: TableName,
     pub schema: Arc<TableSchema>,
-    pub key: i64,
-    /// `None`: a delete.
-    pub row: Option<Row>,
+    pub what: What,
+}
+
+#[derive(Debug, Clone)]
+pub enum What {
+    /// A row by its key; `None`: all columns are said, otherwise those.
+    Upsert(Row, Option<Vec<bool>>),
+    Delete(i64),
+    /// From another key, with the columns that are said.
+    Move(i64, Row, Option<Vec<bool>>),
+    /// Tables without a key.
+    Add(Row),
+    Remove(Row),
 }
 
 /// One entry of the log.
@@ -82,8 +135,8 @@ impl Entry {
     pub fn shown(&self) -> String {
         match self {
             Entry::Rows(ops) => {
-                let op = |o: &Op| format!(" {}{}{}", o.table.table, if o.row.is_some() { '+' } else { '-' }, o.key);
-                ops.iter().map(op).collect()
+                let op = |o: &Op| format!(" {}{:?}", o.table.table, o.what);
+                ops.iter().map(op).collect::<String>().replace("Some", "").replace("None", "_")
             }
             Entry::Schema(change) => format!("{:?}", change.steps),
         }
@@ -95,8 +148,11 @@ impl Entry {
 pub struct Shape {
     pub entries: usize,
     pub ddl: f64,
-    /// Schema changes happen while tables are copied, too (which suspends those).
-    pub early_ddl: bool,
+    /// Some tables have no key. (With parts that become visible at once, a multiset cannot be exact.)
+    pub keyless: bool,
+    /// Updates may leave columns out.
+    pub partial: bool,
+    pub resync: f64,
     pub huge: f64,
     pub keys: i64,
     pub write_ms: u64,
@@ -110,17 +166,20 @@ pub struct Shape {
 impl Shape {
     pub fn draw(rng: &mut Rng) -> Shape {
         let mut pick = |of: &[f64]| of[rng.usize(..of.len())];
+        let atomic_sink = pick(&[0.0, 1.0]) > 0.5;
         Shape {
             entries: pick(&[15.0, 40.0, 80.0]) as usize,
             ddl: pick(&[0.0, 0.08, 0.25]),
-            early_ddl: pick(&[0.0, 0.0, 1.0]) > 0.5,
+            keyless: pick(&[0.0, 1.0]) > 0.5 && atomic_sink,
+            partial: pick(&[0.0, 1.0]) > 0.5,
+            resync: pick(&[0.0, 0.005, 0.03]),
             huge: pick(&[0.02, 0.15]),
             keys: pick(&[4.0, 12.0, 40.0]) as i64,
             write_ms: pick(&[1.0, 8.0, 40.0]) as u64,
             crash: pick(&[0.0, 0.01, 0.03, 0.08]),
             lost: pick(&[0.0, 0.05, 0.2]),
             reject: pick(&[0.0, 0.0, 0.01]),
-            atomic_sink: pick(&[0.0, 1.0]) > 0.5,
+            atomic_sink,
             slow_ms: pick(&[0.0, 5.0, 60.0]) as u64,
         }
     }
@@ -140,11 +199,12 @@ pub struct World {
     counter: i64,
 }
 
+/// A name that the job follows; `u` and `v` are in a database that it does not follow.
 pub fn table_name(name: &str) -> TableName {
-    TableName::new("shop", name)
+    TableName::new(if matches!(name, "u" | "v") { "other" } else { "shop" }, name)
 }
 
-fn new_schema(name: &TableName) -> TableSchema {
+fn new_schema(name: &TableName, keyed: bool) -> TableSchema {
     TableSchema {
         name: name.clone(),
         columns: vec![
@@ -152,7 +212,7 @@ fn new_schema(name: &TableName) -> TableSchema {
             Column::new("x", DataType::Int64),
             Column::new("y", DataType::Int64),
         ],
-        key: vec!["k".into()],
+        key: if keyed { vec!["k".into()] } else { Vec::new() },
         comment: String::new(),
     }
 }
@@ -164,12 +224,16 @@ impl World {
             World { rng, shape, log: Vec::new(), states: Vec::new(), visible: 0, copied_at: None, counter: 0 };
         let mut tables = BTreeMap::new();
         for name in ["a", "b", "c"] {
+            let keyed = name != "c" || !world.shape.keyless;
             let name = table_name(name);
-            let mut table = Table { schema: new_schema(&name), rows: BTreeMap::new() };
+            let mut table = Table::new(new_schema(&name, keyed));
             for key in 0..world.shape.keys {
                 if world.rng.bool() {
                     let row = world.row(&table.schema, key);
-                    table.rows.insert(key, row);
+                    match keyed {
+                        true => drop(table.rows.insert(key, row)),
+                        false => table.add(row),
+                    }
                 }
             }
             tables.insert(name, table);
@@ -178,13 +242,19 @@ impl World {
         world
     }
 
-    fn value(&mut self) -> Option<i64> {
+    fn value(&mut self, schema: &TableSchema) -> Option<i64> {
         self.counter += 1;
-        if self.rng.f64() < 0.1 { None } else { Some(self.counter) }
+        match schema.has_key() {
+            _ if self.rng.f64() < 0.1 => None,
+            true => Some(self.counter),
+            // Equal rows are wanted.
+            false => Some(self.counter % 2),
+        }
     }
 
     fn row(&mut self, schema: &TableSchema, key: i64) -> Row {
-        schema.columns.iter().map(|c| if c.name == "k" { Some(key) } else { self.value() }).collect()
+        let key = if schema.has_key() { key } else { key % 3 };
+        schema.columns.iter().map(|c| if c.name == "k" { Some(key) } else { self.value(schema) }).collect()
     }
 
     pub fn is_finished(&self) -> bool {
@@ -195,8 +265,7 @@ impl World {
     /// Commits one more entry.
     pub fn write(&mut self) {
         let mut state = self.states.last().expect("never empty").clone();
-        let allowed = self.shape.early_ddl || self.copied_at.is_some();
-        let entry = match allowed && self.rng.f64() < self.shape.ddl {
+        let entry = match self.rng.f64() < self.shape.ddl {
             true => self.schema_change(&mut state).map(Entry::Schema),
             false => None,
         };
@@ -214,50 +283,81 @@ impl World {
         let mut ops = Vec::new();
         for _ in 0..operations {
             let name = names[self.rng.usize(..names.len())].clone();
-            let schema = Arc::new(state[&name].schema.clone());
-            let key = self.rng.i64(0..self.shape.keys);
-            let op = |key, row| Op { table: name.clone(), schema: Arc::clone(&schema), key, row };
-            let exists = state[&name].rows.contains_key(&key);
             let table = state.get_mut(&name).expect("just listed");
-            match self.rng.u32(0..10) {
-                0..=5 => {
-                    let row = self.row(&schema, key);
-                    table.rows.insert(key, row.clone());
-                    ops.push(op(key, Some(row)));
-                }
-                6..=7 if exists => {
-                    table.rows.remove(&key);
-                    ops.push(op(key, None));
-                }
-                _ if exists => {
-                    // A changed key: delete of the old one, upsert of the new one.
-                    let to = self.rng.i64(0..self.shape.keys);
-                    if table.rows.contains_key(&to) {
-                        continue;
-                    }
-                    table.rows.remove(&key);
-                    let row = self.row(&schema, to);
-                    table.rows.insert(to, row.clone());
-                    ops.push(op(key, None));
-                    ops.push(op(to, Some(row)));
-                }
-                _ => {}
-            }
+            let schema = Arc::new(table.schema.clone());
+            let what = if schema.has_key() { self.keyed(table) } else { self.keyless(table) };
+            ops.extend(what.map(|what| Op { table: name, schema, what }));
         }
         ops
+    }
+
+    fn keyless(&mut self, table: &mut Table) -> Option<What> {
+        if table.bag.is_empty() || self.rng.u32(0..10) < 6 {
+            let key = self.rng.i64(0..3);
+            let row = self.row(&table.schema.clone(), key);
+            table.add(row.clone());
+            return Some(What::Add(row));
+        }
+        let row = table.bag.keys().nth(self.rng.usize(..table.bag.len()))?.clone();
+        table.remove(&row);
+        Some(What::Remove(row))
+    }
+
+    fn keyed(&mut self, table: &mut Table) -> Option<What> {
+        let schema = table.schema.clone();
+        let key = self.rng.i64(0..self.shape.keys);
+        let old = table.rows.get(&key).cloned();
+        match (self.rng.u32(0..10), old) {
+            (6..=7, Some(_)) => {
+                table.rows.remove(&key);
+                Some(What::Delete(key))
+            }
+            (8..=9, Some(old)) => {
+                let to = self.rng.i64(0..self.shape.keys);
+                if table.rows.contains_key(&to) {
+                    return None;
+                }
+                table.rows.remove(&key);
+                let (row, said) = self.updated(&schema, &old, to);
+                table.rows.insert(to, row.clone());
+                Some(What::Move(key, row, said))
+            }
+            (_, Some(old)) => {
+                let (row, said) = self.updated(&schema, &old, key);
+                table.rows.insert(key, row.clone());
+                Some(What::Upsert(row, said))
+            }
+            (_, None) => {
+                let row = self.row(&schema, key);
+                table.rows.insert(key, row.clone());
+                Some(What::Upsert(row, None))
+            }
+        }
+    }
+
+    /// A changed row, and the columns that the log says; the others stay as they were.
+    fn updated(&mut self, schema: &TableSchema, old: &Row, key: i64) -> (Row, Option<Vec<bool>>) {
+        let new = self.row(schema, key);
+        if !self.shape.partial || self.rng.bool() {
+            return (new, None);
+        }
+        let said: Vec<bool> = schema.columns.iter().map(|c| c.name == "k" || self.rng.bool()).collect();
+        let row = said.iter().zip(new.iter().zip(old)).map(|(said, (n, o))| if *said { *n } else { *o }).collect();
+        (row, Some(said).filter(|s| s.iter().any(|s| !s)))
     }
 
     fn schema_change(&mut self, state: &mut BTreeMap<TableName, Table>) -> Option<SchemaChange> {
         let names: Vec<_> = state.keys().cloned().collect();
         let free: Vec<_> =
-            ["a", "b", "c", "d", "e"].map(table_name).into_iter().filter(|n| !state.contains_key(n)).collect();
+            ["a", "b", "c", "d", "e", "u"].map(table_name).into_iter().filter(|n| !state.contains_key(n)).collect();
         let mut pick = |of: &[TableName]| (!of.is_empty()).then(|| of[self.rng.usize(..of.len())].clone());
         let (some, unused) = (pick(&names), pick(&free));
-        let kind = self.rng.u32(0..9);
+        let kind = self.rng.u32(0..11);
         let (name, change) = match (kind, some, unused) {
             (0, _, Some(new)) => {
-                let schema = new_schema(&new);
-                state.insert(new.clone(), Table { schema: schema.clone(), rows: BTreeMap::new() });
+                let keyed = !self.shape.keyless || self.rng.u32(0..4) > 0;
+                let schema = new_schema(&new, keyed);
+                state.insert(new.clone(), Table::new(schema.clone()));
                 return Some(one(new, TableChange::CreateTable(schema)));
             }
             (1, Some(name), _) if names.len() > 1 => {
@@ -279,6 +379,20 @@ impl World {
                 return Some(SchemaChange { statement: "swap".into(), steps: steps.to_vec() });
             }
             (4, Some(name), _) => (name, TableChange::Truncate),
+            (5, Some(name), _) if self.shape.keyless => {
+                let table = &state[&name];
+                let unique = table.bag.values().all(|n| *n == 1) && {
+                    let k = table.schema.index_of("k").expect("k stays");
+                    let keys: std::collections::BTreeSet<_> = table.bag.keys().map(|r| r[k]).collect();
+                    keys.len() == table.bag.len()
+                };
+                let key = match table.schema.has_key() {
+                    true => Vec::new(),
+                    false if unique => vec!["k".to_string()],
+                    false => return None,
+                };
+                (name, TableChange::ChangeKey { key })
+            }
             (_, Some(name), _) => {
                 let schema = &state[&name].schema;
                 let change = self.column_change(schema)?;
@@ -286,8 +400,20 @@ impl World {
             }
             _ => return None,
         };
-        state.get_mut(&name)?.alter(&change);
-        Some(one(name, change))
+        let per_row = matches!(&change, TableChange::AddColumn { column, .. }
+            if matches!(column.default, Some(freshet_core::DefaultValue::CurrentTimestamp(_))));
+        let counter = &mut self.counter;
+        let constant = if let TableChange::AddColumn { column, .. } = &change { default_of(column) } else { None };
+        let fill = || {
+            *counter += 1;
+            if per_row { Some(*counter) } else { constant }
+        };
+        state.get_mut(&name)?.alter(&change, fill);
+        let mut steps = vec![(name.clone(), change)];
+        if per_row {
+            steps.push((name, TableChange::Rewrite { reason: "a default computed for each row".into() }));
+        }
+        Some(SchemaChange { statement: format!("{:?}", steps[0].1), steps })
     }
 
     fn column_change(&mut self, schema: &TableSchema) -> Option<TableChange> {
@@ -295,12 +421,14 @@ impl World {
         let free: Vec<_> = ["x", "y", "z", "w"].into_iter().filter(|n| schema.column(n).is_none()).collect();
         let some = (!values.is_empty()).then(|| values[self.rng.usize(..values.len())].clone());
         let unused = (!free.is_empty()).then(|| free[self.rng.usize(..free.len())].to_string());
-        match (self.rng.u32(0..3), some, unused) {
-            (0, _, Some(name)) => {
+        match (self.rng.u32(0..4), some, unused) {
+            (0 | 3, _, Some(name)) => {
                 let mut column = Column::new(name, DataType::Int64);
-                if self.rng.bool() {
-                    column.default = Some(freshet_core::DefaultValue::Literal("7".into()));
-                }
+                column.default = match self.rng.u32(0..3) {
+                    0 => None,
+                    1 => Some(freshet_core::DefaultValue::Literal("7".into())),
+                    _ => Some(freshet_core::DefaultValue::CurrentTimestamp(0)),
+                };
                 let positions = [ColumnPosition::Last, ColumnPosition::First, ColumnPosition::After("k".into())];
                 Some(TableChange::AddColumn { column, position: positions[self.rng.usize(..3)].clone() })
             }
@@ -310,7 +438,7 @@ impl World {
         }
     }
 
-    /// The rows of entries as the source decodes them: per table in order, one batch per schema.
+    /// The rows of entries as the source decodes them: per table in order, a batch per schema and set of columns.
     pub fn batches(&self, entries: std::ops::Range<usize>) -> Vec<ChangeBatch> {
         let mut by_table: BTreeMap<TableName, Vec<&Op>> = BTreeMap::new();
         for entry in &self.log[entries] {
@@ -320,7 +448,13 @@ impl World {
                 }
             }
         }
-        by_table.into_values().map(|ops| batch(&ops)).collect()
+        let mut out = Vec::new();
+        for ops in by_table.into_values() {
+            for run in ops.chunk_by(|a, b| said(a) == said(b)) {
+                out.push(batch(run));
+            }
+        }
+        out
     }
 }
 
@@ -335,22 +469,37 @@ pub fn rename(state: &mut BTreeMap<TableName, Table>, from: &TableName, to: &Tab
     assert!(state.insert(to.clone(), table).is_none(), "rename onto an existing table {to}");
 }
 
+/// The columns that an operation says.
+fn said(op: &Op) -> Option<&Vec<bool>> {
+    match &op.what {
+        What::Upsert(_, said) | What::Move(_, _, said) => said.as_ref(),
+        _ => None,
+    }
+}
+
 fn batch(ops: &[&Op]) -> ChangeBatch {
     let schema = &ops[0].schema;
-    let mut columns: Vec<Vec<Option<i64>>> = vec![Vec::new(); schema.columns.len()];
+    let k = schema.index_of("k").expect("k stays");
+    let said = said(ops[0]).cloned().unwrap_or_else(|| vec![true; schema.columns.len()]);
+    let whole = said.iter().all(|s| *s);
+    let key_only = |key: i64| -> Row { (0..said.len()).map(|i| (i == k).then_some(key)).collect() };
+    let mut rows: Vec<(i8, Row)> = Vec::new();
     for op in ops {
-        for (i, column) in columns.iter_mut().enumerate() {
-            let value = match &op.row {
-                Some(row) => row[i],
-                None if schema.columns[i].name == "k" => Some(op.key),
-                None => None,
-            };
-            column.push(value);
+        match &op.what {
+            What::Upsert(row, _) | What::Add(row) => rows.push((OP_UPSERT, row.clone())),
+            What::Delete(key) => rows.push((OP_DELETE, key_only(*key))),
+            What::Remove(row) => rows.push((OP_DELETE, row.clone())),
+            What::Move(from, row, _) => {
+                rows.push((if whole { OP_DELETE } else { OP_MOVE }, key_only(*from)));
+                rows.push((OP_UPSERT, row.clone()));
+            }
         }
     }
-    let columns = columns.into_iter().map(|c| Arc::new(Int64Array::from(c)) as ArrayRef).collect();
-    let kinds: Int8Array = ops.iter().map(|o| if o.row.is_some() { OP_UPSERT } else { OP_DELETE }).collect();
-    ChangeBatch::new(Arc::clone(schema), columns, kinds).expect("columns fit")
+    let present: Vec<usize> = (0..said.len()).filter(|i| said[*i]).collect();
+    let columns =
+        present.iter().map(|i| Arc::new(rows.iter().map(|(_, r)| r[*i]).collect::<Int64Array>()) as ArrayRef).collect();
+    let kinds: Int8Array = rows.iter().map(|(op, _)| *op).collect();
+    ChangeBatch::partial(Arc::clone(schema), &present, columns, kinds).expect("columns fit")
 }
 
 /// Rows of a copy.

@@ -67,8 +67,10 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Let a job flush and stand still
     Pause(Job),
-    /// Let a paused or failed job go on
-    Resume(Job),
+    /// Let a paused or failed job, or its suspended tables, go on
+    Resume(JobTables),
+    /// Copy tables again; what is live stays readable and fresh until the new copy takes its place
+    Resync(JobTables),
     /// Forget a job; its target tables stay
     Drop(Job),
     /// Query the warehouse
@@ -94,6 +96,7 @@ impl Command {
             Command::Verify(_) => "verify",
             Command::Pause(_) => "pause",
             Command::Resume(_) => "resume",
+            Command::Resync(_) => "resync",
             Command::Drop(_) => "drop",
             Command::Sql(_) => "sql",
             Command::Completions { .. } => "completions",
@@ -228,6 +231,12 @@ pub(crate) struct Verify {
     /// Only these tables: shop.orders,shop.c*
     #[arg(long, value_name = "PATTERN")]
     pub(crate) tables: Option<String>,
+    /// Compare at most so many key ranges of each table
+    #[arg(long, value_name = "N")]
+    pub(crate) sample: Option<u64>,
+    /// Write the keys that differ as the source has them now
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 /// A command about one job.
@@ -235,6 +244,16 @@ pub(crate) struct Verify {
 pub(crate) struct Job {
     /// The job
     pub(crate) job: String,
+}
+
+/// A command about a job or some of its tables.
+#[derive(Debug, Args)]
+pub(crate) struct JobTables {
+    /// The job
+    pub(crate) job: String,
+    /// Only these tables: shop.orders,shop.c*
+    #[arg(value_name = "TABLES")]
+    pub(crate) tables: Option<String>,
 }
 
 /// `sql`.
@@ -263,7 +282,7 @@ mod tests {
             let name = command.get_name();
             let rest: &[&str] = match name {
                 "check" | "plan" | "tables" | "sync" => &["generator://shop"],
-                "verify" | "pause" | "resume" | "drop" => &["job"],
+                "verify" | "pause" | "resume" | "resync" | "drop" => &["job"],
                 "completions" => &["bash"],
                 _ => &[],
             };

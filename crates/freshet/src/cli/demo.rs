@@ -109,7 +109,8 @@ async fn show(node: &Node, seconds: Option<u64>, signals: &mut Signals, printer:
     printer.data(&as_table(&answer));
     printer.data("\n");
     printer.data(&status::tables(&job));
-    let report = signals.unless_again(verify::in_process(&node.engine, JOB, None, &mut |_| {})).await?;
+    let report =
+        signals.unless_again(verify::in_process(&node.engine, JOB, verify::Wanted::default(), &mut |_| {})).await?;
     printer.data(&format!("\n{}", shown(&report, printer.data_style)));
     let result = json!({ "job": job, "answer": answer, "verify": report });
     Ok(Reply { result, ..verify::reply(&report) })

@@ -1,4 +1,4 @@
-//! `status`, `pause`, `resume`, `drop`: asked of the running process, or done on the data directory when none runs.
+//! `status`, `pause`, `resume`, `resync`, `drop`: asked of the running process, or done on the data directory when none runs.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ const WATCH: Duration = Duration::from_secs(1);
 
 pub(super) async fn status(args: &Status, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
     if !args.watch {
-        let jobs = asked.jobs("status", args.job.as_deref()).await?;
+        let jobs = asked.jobs("status", args.job.as_deref(), None).await?;
         printer.data(&text(&jobs, printer));
         return Ok(Reply::of(json!({ "jobs": jobs })));
     }
     let mut signals = Signals::new()?;
     loop {
-        let jobs = asked.jobs("status", args.job.as_deref()).await?;
+        let jobs = asked.jobs("status", args.job.as_deref(), None).await?;
         if printer.json {
             let line = envelope("status", &Ok(Reply::of(json!({ "jobs": jobs }))));
             let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
@@ -46,9 +46,15 @@ fn text(jobs: &[JobStatus], printer: &Printer) -> String {
     jobs.join("\n")
 }
 
-/// `pause`, `resume` or `drop`.
-pub(super) async fn act(command: &str, job: &str, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
-    let jobs = asked.jobs(command, Some(job)).await?;
+/// `pause`, `resume`, `resync` or `drop`. `tables`: only these.
+pub(super) async fn act(
+    command: &str,
+    job: &str,
+    tables: Option<&str>,
+    asked: &Asked<'_>,
+    printer: &Printer,
+) -> Result<Reply> {
+    let jobs = asked.jobs(command, Some(job), tables).await?;
     let status = jobs.first().ok_or_else(|| Error::internal("no answer about the job"))?;
     let green = |text: &str| printer.style.green(text);
     match (command, status.state) {
@@ -56,6 +62,11 @@ pub(super) async fn act(command: &str, job: &str, asked: &Asked<'_>, printer: &P
         ("pause", _) => {
             let at = status.position.as_deref().unwrap_or("the beginning");
             printer.note(&format!("{} {job} at {at}", green("paused")));
+        }
+        ("resync", _) => {
+            let what = tables.map_or_else(|| format!("all tables of {job}"), |t| format!("{t} of {job}"));
+            printer.note(&format!("{} {what} again; what is live stays readable", green("copying")));
+            printer.note(&format!("`freshet status {job}` shows how far it is"));
         }
         (_, JobState::Stopped) => {
             printer.note(&format!("{} {job}; it goes on when `freshet serve` runs", green("resumed")));

@@ -60,9 +60,10 @@ async fn run(command: Command, common: &Common, printer: &Printer) -> Result<Rep
         Command::Tables(args) => tables::run(&args, printer).await,
         Command::Status(args) => jobs::status(&args, &asked, printer).await,
         Command::Verify(args) => verify::run(&args, &asked, printer).await,
-        Command::Pause(args) => jobs::act("pause", &args.job, &asked, printer).await,
-        Command::Resume(args) => jobs::act("resume", &args.job, &asked, printer).await,
-        Command::Drop(args) => jobs::act("drop", &args.job, &asked, printer).await,
+        Command::Pause(args) => jobs::act("pause", &args.job, None, &asked, printer).await,
+        Command::Resume(args) => jobs::act("resume", &args.job, args.tables.as_deref(), &asked, printer).await,
+        Command::Resync(args) => jobs::act("resync", &args.job, args.tables.as_deref(), &asked, printer).await,
+        Command::Drop(args) => jobs::act("drop", &args.job, None, &asked, printer).await,
         Command::Sql(args) => sql::run(&args, &asked, printer).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

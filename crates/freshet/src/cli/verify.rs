@@ -18,7 +18,13 @@ pub(super) async fn run(args: &Verify, asked: &Asked<'_>, printer: &Printer) -> 
             printer.error_text(&format!("\r\x1b[K{}", progress(&table)));
         }
     };
-    let answer = asked.running("verify", json!({ "job": args.job, "tables": args.tables }), &mut show).await;
+    let answer = asked
+        .running(
+            "verify",
+            json!({ "job": args.job, "tables": args.tables, "sample": args.sample, "repair": args.repair }),
+            &mut show,
+        )
+        .await;
     if printer.terminal {
         printer.error_text("\r\x1b[K");
     }
@@ -44,6 +50,32 @@ pub(super) fn reply(report: &VerifyReport) -> Reply {
     Reply { failed: (!report.equal).then_some((1, why)), ..Reply::of(report) }
 }
 
+/// What is to be verified.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Only these tables.
+    pub(crate) tables: Option<&'a str>,
+    /// At most so many key ranges of each.
+    pub(crate) sample: Option<u64>,
+    /// Differing keys are written anew.
+    pub(crate) repair: bool,
+}
+
+/// A pattern that some table of the job matches.
+///
+/// # Errors
+/// `NotFound` for an unknown job or tables that it has not.
+pub(crate) fn pattern(engine: &Engine, job: &str, tables: &str) -> Result<TablePattern> {
+    let Some(record) = engine.stored(job)? else { return Err(unknown_job(job, &engine.status()?)) };
+    let pattern = TablePattern::parse(tables, database_of(&record.spec.source).as_deref())?;
+    if !engine.job(job)?.tables.iter().any(|t| pattern.matches(&t.name)) {
+        return Err(Error::not_found(format!("the job has no table that matches {pattern}"))
+            .with("job", job)
+            .hint(format!("`freshet status {job}` lists its tables")));
+    }
+    Ok(pattern)
+}
+
 /// Verifies in the process that runs the job.
 ///
 /// # Errors
@@ -51,24 +83,19 @@ pub(super) fn reply(report: &VerifyReport) -> Reply {
 pub(crate) async fn in_process(
     engine: &Arc<Engine>,
     job: &str,
-    tables: Option<&str>,
+    wanted: Wanted<'_>,
     progress: &mut (dyn FnMut(Value) + Send),
 ) -> Result<VerifyReport> {
-    let Some(record) = engine.stored(job)? else { return Err(unknown_job(job, &engine.status()?)) };
-    let database = database_of(&record.spec.source);
-    let tables = tables.map(|t| TablePattern::parse(t, database.as_deref())).transpose()?;
-    if let Some(pattern) = &tables
-        && !engine.job(job)?.tables.iter().any(|t| pattern.matches(&t.name))
-    {
-        return Err(Error::not_found(format!("the job has no table that matches {pattern}"))
-            .with("job", job)
-            .hint(format!("`freshet status {job}` lists its tables")));
+    if engine.stored(job)?.is_none() {
+        return Err(unknown_job(job, &engine.status()?));
     }
+    let tables = wanted.tables.map(|t| pattern(engine, job, t)).transpose()?;
     let progress = Mutex::new(progress);
     let tell = |table: &TableReport| {
         if let Ok(value) = serde_json::to_value(table) {
             (progress.lock().unwrap_or_else(PoisonError::into_inner))(value);
         }
     };
-    engine.verify(job, VerifyOptions { tables }, &tell).await
+    let options = VerifyOptions { tables, sample: wanted.sample, repair: wanted.repair };
+    engine.verify(job, options, &tell).await
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use freshet_core::engine::{Connectors, Engine, JobStatus};
-use freshet_core::{Error, ErrorKind, Result};
+use freshet_core::{Error, ErrorKind, Result, TableName};
 use freshet_server::control::Handler;
 use freshet_warehouse::sql::{Outcome, Session, Sql};
 use futures::StreamExt;
@@ -34,15 +34,26 @@ impl Handler for Control {
                 to_json(run_sql(&self.sql, query, database).await?)
             }
             "verify" => {
-                to_json(crate::cli::verify::in_process(&self.engine, job, args["tables"].as_str(), progress).await?)
+                let options = crate::cli::verify::Wanted {
+                    tables: args["tables"].as_str(),
+                    sample: args["sample"].as_u64(),
+                    repair: args["repair"].as_bool().unwrap_or_default(),
+                };
+                to_json(crate::cli::verify::in_process(&self.engine, job, options, progress).await?)
             }
-            _ => on_engine(&self.engine, command, job, true).await,
+            _ => on_engine(&self.engine, command, job, args["tables"].as_str(), true).await,
         }
     }
 }
 
 /// The commands that need nothing but the engine. `running`: its jobs run in this process.
-async fn on_engine(engine: &Arc<Engine>, command: &str, job: &str, running: bool) -> Result<Value> {
+async fn on_engine(
+    engine: &Arc<Engine>,
+    command: &str,
+    job: &str,
+    tables: Option<&str>,
+    running: bool,
+) -> Result<Value> {
     if command == "status" && job.is_empty() {
         return to_json(engine.status()?);
     }
@@ -53,6 +64,16 @@ async fn on_engine(engine: &Arc<Engine>, command: &str, job: &str, running: bool
     match command {
         "status" => {}
         "pause" => engine.pause(job).await?,
+        "resync" if !running => {
+            return Err(Error::config("tables are copied again by a running Freshet, and none runs here")
+                .hint("start it with `freshet serve`, then resync"));
+        }
+        "resync" => engine.resync(job, named(engine, job, tables)?).await?,
+        "resume" if running && tables.is_some() => {
+            for table in named(engine, job, tables)? {
+                engine.resume_table(job, table).await?;
+            }
+        }
         "resume" if running => engine.resume(job).await?,
         "resume" => drop(engine.mark_resumed(job).await?),
         "drop" => {
@@ -63,6 +84,13 @@ async fn on_engine(engine: &Arc<Engine>, command: &str, job: &str, running: bool
         other => return Err(Error::not_found(format!("the running Freshet knows no command {other}"))),
     }
     to_json([engine.job(job)?])
+}
+
+/// The tables of a job that match; none for no pattern.
+fn named(engine: &Engine, job: &str, tables: Option<&str>) -> Result<Vec<TableName>> {
+    let Some(tables) = tables else { return Ok(Vec::new()) };
+    let pattern = crate::cli::verify::pattern(engine, job, tables)?;
+    Ok(engine.job(job)?.tables.into_iter().map(|t| t.name).filter(|name| pattern.matches(name)).collect())
 }
 
 fn to_json(value: impl serde::Serialize) -> Result<Value> {
@@ -136,16 +164,16 @@ impl Asked<'_> {
     ///
     /// # Errors
     /// `NotFound` for an unknown job or a data directory that is not there.
-    pub(crate) async fn jobs(&self, command: &str, job: Option<&str>) -> Result<Vec<JobStatus>> {
+    pub(crate) async fn jobs(&self, command: &str, job: Option<&str>, tables: Option<&str>) -> Result<Vec<JobStatus>> {
         let answer = if self.is_running().await {
-            self.running(command, json!({ "job": job }), &mut |_| {}).await?
+            self.running(command, json!({ "job": job, "tables": tables }), &mut |_| {}).await?
         } else {
             self.exists()?;
             let connectors = Connectors {
                 source: Box::new(|_| Err(Error::internal("jobs are not run by this command"))),
                 sink: Box::new(|_| Err(Error::internal("jobs are not run by this command"))),
             };
-            on_engine(&Engine::open(self.data, connectors)?, command, job.unwrap_or_default(), false).await?
+            on_engine(&Engine::open(self.data, connectors)?, command, job.unwrap_or_default(), tables, false).await?
         };
         serde_json::from_value(answer).map_err(|e| Error::internal("an answer cannot be read").because(e))
     }

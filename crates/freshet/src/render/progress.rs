@@ -206,6 +206,7 @@ mod tests {
             splits: 10,
             changes: 0,
             error: None,
+            resync: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Jobs and their tables, as `status` and the end of `sync` show them.
 
-use freshet_core::engine::{JobState, JobStatus};
+use freshet_core::engine::{JobState, JobStatus, TableStatus};
 
 use super::progress::share;
 use super::table::table;
@@ -44,7 +44,7 @@ pub(crate) fn tables(status: &JobStatus) -> String {
             Some(share) => format!("{} ({}%)", count(t.rows_copied), (share * 100.0) as u64),
             None => count(t.rows_copied),
         };
-        let mut row = vec![t.name.to_string(), t.state.replace('_', " "), copied, count(t.changes)];
+        let mut row = vec![t.name.to_string(), state(t), copied, count(t.changes)];
         if elsewhere {
             row.insert(1, t.target.to_string());
         }
@@ -55,6 +55,15 @@ pub(crate) fn tables(status: &JobStatus) -> String {
         head.insert(1, "Target");
     }
     table(&head, &["Rows copied", "Changes"], rows)
+}
+
+/// `live`, or what it is on its way to be.
+fn state(table: &TableStatus) -> String {
+    let state = table.state.replace('_', " ");
+    match &table.resync {
+        Some(way) => format!("{state}, new copy {}", way.replace('_', " ")),
+        None => state,
+    }
 }
 
 #[cfg(test)]

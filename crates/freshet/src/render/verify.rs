@@ -65,6 +65,7 @@ mod tests {
             differing: u64::from(!equal),
             keys: Vec::new(),
             error: None,
+            repaired: 0,
         };
         let mut bad = one("b", false);
         bad.keys.push(Difference { key: vec!["7".into(), "x".into()], what: Mismatch::Missing });

@@ -1,0 +1,679 @@
+//! The way of a table to the main lane: it waits in a queue, is copied from the main lane's position of that moment on,
+//! and then the catch-up lane brings it level. The catch-up lane is there for one *round*: it takes the tables whose
+//! copies have ended, reads the log from the first of their start positions in passes, each up to where the main lane
+//! stands, and when both stand at one position behind all copies the tables change over in one transaction. The main
+//! lane holds for the last, short pass, because under load the positions would never meet. One idea serves the first
+//! copy, tables that appear later, `resync` (which fills a shadow while the main lane feeds the old contents) and
+//! suspended tables that go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use tokio::time::Instant;
+
+use crate::connector::{ChangesRequest, Discovered, Event, Flush, Load, Purpose};
+use crate::engine::copy::Report;
+use crate::engine::job::{Ask, Job, queued, with_retries};
+use crate::engine::lane::{Lane, MAIN, Route};
+use crate::engine::read_back::rows_now;
+use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::pattern::TablePattern;
+use crate::position::Position;
+use crate::schema::{SchemaChange, TableChange, TableName, TableSchema};
+use crate::store::{Change, CopyRecord, LaneRecord, Phase, SchemaRecord, TableRecord, TableState};
+
+/// A pass as short as this is followed by the last one, for which the main lane holds.
+const SHORT_PASS: Duration = Duration::from_millis(100);
+/// After so many passes the main lane holds in any case.
+const PASSES: u32 = 8;
+
+/// The catch-up lane.
+pub(crate) struct Side {
+    pub(crate) lane: Lane,
+    /// Where the pass ends that is going on.
+    stop: Option<Position>,
+    passes: u32,
+    began: Instant,
+    took: Duration,
+}
+
+/// What is known of a table whose schema at the main lane's position is not.
+pub(crate) struct Found {
+    /// The log's end when its schema was read.
+    low: Position,
+    schema: TableSchema,
+}
+
+impl Side {
+    pub(crate) fn new(lane: Lane) -> Side {
+        Side { lane, stop: None, passes: 0, began: Instant::now(), took: Duration::MAX }
+    }
+
+    /// Ends the pass where the lane stands.
+    fn restart(&mut self) {
+        self.lane.close();
+        self.stop = None;
+    }
+
+    /// Whether everything that this pass is to write has been read.
+    pub(crate) fn is_at_stop(&self) -> bool {
+        self.stop.is_some() && self.lane.events.is_none()
+    }
+}
+
+impl Job {
+    /// Finishes what the last run had begun to create.
+    pub(crate) async fn settle_creations(&mut self) -> Result<()> {
+        let begun = |t: &&TableRecord| t.copy.as_ref().is_some_and(|c| c.phase == Phase::Queued && c.number > 0);
+        let names: Vec<_> = self.tables.values().filter(begun).map(|t| t.name.clone()).collect();
+        for name in names {
+            self.create_copy(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with the copies that the last run left open. A table without a key begins anew.
+    pub(crate) fn resume_copies(&mut self) -> Result<()> {
+        for record in self.tables.values_mut() {
+            let Some(copy) = record.copy.as_mut().filter(|c| c.phase == Phase::Copying) else { continue };
+            let Some((_, schema)) = self.schemas.get(&record.name) else { continue };
+            if schema.has_key() || !self.context.rules.keyless_anew {
+                self.pool.begin(&record.name, copy, schema);
+            } else {
+                // What it filled is dropped, or replaced at the end when it is the target itself.
+                self.ledger.garbage.extend((copy.into != record.target).then(|| copy.into.clone()));
+                *copy = queued(&record.target, &copy.start, copy.schema_version);
+            }
+        }
+        Ok(())
+    }
+
+    /// One look at everything that is on its way.
+    pub(crate) async fn catch_up(&mut self) -> Result<()> {
+        self.drop_garbage().await?;
+        self.look_for_found_tables().await?;
+        self.give_up_blocked_copies().await?;
+        while self.pool.wants_work() {
+            let waits = |t: &&TableRecord| {
+                t.copy.as_ref().is_some_and(|c| c.phase == Phase::Queued) && !self.blocked.contains_key(&t.name)
+            };
+            let Some(name) = self.tables.values().find(waits).map(|t| t.name.clone()) else { break };
+            self.begin_copy(&name).await?;
+        }
+        self.round().await
+    }
+
+    /// Whether something waits that no event announces.
+    pub(crate) fn waits_for_nothing_in_particular(&self) -> bool {
+        let found = |t: &TableRecord| t.copy.as_ref().is_some_and(|c| c.phase == Phase::Found);
+        self.tables.values().any(found)
+    }
+
+    async fn drop_garbage(&mut self) -> Result<()> {
+        while let Some(table) = self.ledger.garbage.first().cloned() {
+            let label = self.main.writer.label("garbage", &[&table.to_string()]);
+            for statement in self.context.sink.plan(&table, &TableChange::DropTable, None)? {
+                let sink = &self.context.sink;
+                with_retries(|| sink.apply(&label, &statement), |e, pause| self.retrying(e, pause)).await?;
+            }
+            self.ledger.garbage.remove(0);
+            let mut change = Change::new();
+            change.ledger(self.name(), &self.ledger);
+            self.context.store.commit(change).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins the copy of a table at the main lane's position.
+    async fn begin_copy(&mut self, name: &TableName) -> Result<()> {
+        self.create_copy(name).await?;
+        let copying = |t: &&TableRecord| t.copy.as_ref().is_some_and(|c| c.phase == Phase::Copying);
+        let Some(record) = self.tables.get(name).filter(copying) else { return Ok(()) };
+        let (Some(copy), Some((_, schema))) = (&record.copy, self.schemas.get(name)) else { return Ok(()) };
+        self.pool.begin(name, copy, schema);
+        if !self.context.rules.main_skips {
+            self.route_main();
+        }
+        Ok(())
+    }
+
+    /// Creates the table that a copy fills. Its name and number are durable before, so that a creation that was cut off
+    /// is done again under its label.
+    pub(crate) async fn create_copy(&mut self, name: &TableName) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        let Some((version, schema)) = self.schemas.get(name).cloned() else { return Ok(()) };
+        let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
+        let Some(copy) = &mut record.copy else { return Ok(()) };
+        if copy.number == 0 {
+            self.ledger.next += 1;
+            copy.number = self.ledger.next;
+            if record.created {
+                copy.into = shadow(&record.target, context.incarnation, copy.number);
+            }
+            let mut change = Change::new();
+            change.table(&context.spec.name, record).ledger(&context.spec.name, &self.ledger);
+            context.store.commit(change).await?;
+        }
+        let record = record.clone();
+        match self.create(&record, &schema).await {
+            Ok(()) => {}
+            Err(e) if e.kind.retry() == Retry::Backoff || !e.kind.is_about_a_table() => return Err(e),
+            Err(e) => return self.suspend(name, e, None).await,
+        }
+        let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
+        let Some(copy) = &mut record.copy else { return Ok(()) };
+        (copy.start, copy.schema_version, copy.phase) = (self.main.position.clone(), version, Phase::Copying);
+        record.created = true;
+        let mut change = Change::new();
+        change.remove_splits(&context.spec.name, name);
+        change.table(&context.spec.name, record);
+        change.lane(&context.spec.name, MAIN, &self.main.record());
+        context.store.commit(change).await?;
+        context.progress.set_tables(self.tables.values());
+        context.progress.table(name, |t| (t.splits, t.splits_done, t.rows_copied, t.bytes_copied) = (0, 0, 0, 0));
+        Ok(())
+    }
+
+    async fn create(&self, record: &TableRecord, schema: &TableSchema) -> Result<()> {
+        let Some(CopyRecord { into, number, .. }) = &record.copy else { return Ok(()) };
+        let mut changes = vec![TableChange::CreateTable(schema.clone())];
+        if self.context.spec.options.replace && *into == record.target {
+            changes.insert(0, TableChange::DropTable);
+        }
+        let mut step = 0;
+        for change in changes {
+            for statement in self.context.sink.plan(into, &change, Some(schema))? {
+                let label = self
+                    .main
+                    .writer
+                    .label("create", &[&record.name.to_string(), &number.to_string(), &step.to_string()]);
+                self.context.sink.apply(&label, &statement).await.map_err(|e| match e.kind {
+                    ErrorKind::AlreadyExists => e.hint(format!(
+                        "drop it (freshet sql 'DROP TABLE {}'), sync with --replace, or give another \
+                         --target-database",
+                        into.quoted()
+                    )),
+                    _ => e,
+                })?;
+                step += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy has ended, well or not.
+    pub(crate) async fn copy_report(&mut self, report: Report) -> Result<()> {
+        let (name, number) = match &report {
+            Report::Copied { name, number, .. } | Report::Failed { name, number, .. } => (name.clone(), *number),
+        };
+        let current =
+            |t: &&mut TableRecord| t.copy.as_ref().is_some_and(|c| c.number == number && c.phase == Phase::Copying);
+        let Some(record) = self.tables.get_mut(&name).filter(current) else { return Ok(()) };
+        let Some(copy) = &mut record.copy else { return Ok(()) };
+        match report {
+            Report::Copied { high, cut, .. } => {
+                if !self.context.rules.low_position {
+                    copy.start = high.clone();
+                }
+                if let Some(cut) = cut.filter(|_| self.context.rules.cut) {
+                    copy.start = cut;
+                }
+                copy.phase = Phase::Copied { high };
+                let mut change = Change::new();
+                change.table(&self.context.spec.name, record);
+                self.context.store.commit(change).await?;
+                self.context.progress.set_tables(self.tables.values());
+                Ok(())
+            }
+            // The read met another schema. If the log holds the change, the main lane will come to it.
+            Report::Failed { error, .. } if error.kind == ErrorKind::Schema => {
+                let end = self.context.source.end(None).await?.position;
+                self.blocked.insert(name, (end, error));
+                Ok(())
+            }
+            Report::Failed { error, .. } if error.kind.retry() == Retry::Backoff => {
+                self.ledger.garbage.extend((copy.into != record.target).then(|| copy.into.clone()));
+                *copy = queued(&record.target, &copy.start, copy.schema_version);
+                let mut change = Change::new();
+                change.table(&self.context.spec.name, record).ledger(&self.context.spec.name, &self.ledger);
+                self.context.store.commit(change).await?;
+                Err(error)
+            }
+            // The sink's disk, say: nothing of this table's own.
+            Report::Failed { error, .. } if !error.kind.is_about_a_table() => Err(error),
+            Report::Failed { error, .. } => self.suspend(&name, error, None).await,
+        }
+    }
+
+    /// Copies that met a schema which the log, read to its end of then, does not explain.
+    async fn give_up_blocked_copies(&mut self) -> Result<()> {
+        let main = &self.main.position;
+        let passed = |end: &Position| self.context.reached(main, end);
+        let Some(name) = self.blocked.iter().find(|(_, (end, _))| passed(end)).map(|(name, _)| name.clone()) else {
+            return Ok(());
+        };
+        let Some((_, error)) = self.blocked.remove(&name) else { return Ok(()) };
+        self.suspend(&name, error, None).await
+    }
+
+    /// Finds out the schemas, at the main lane's position, of tables that came from outside: what is read from the
+    /// source is as new as its log's end, so the main lane goes there, and when the source still says the same then
+    /// nothing has changed in between.
+    async fn look_for_found_tables(&mut self) -> Result<()> {
+        let found = |t: &&TableRecord| t.copy.as_ref().is_some_and(|c| c.phase == Phase::Found);
+        let names: Vec<_> = self.tables.values().filter(found).map(|t| t.name.clone()).collect();
+        for name in names {
+            let known = self.found.get(&name);
+            if known.is_some_and(|f| !self.context.reached(&self.main.position, &f.low)) {
+                continue;
+            }
+            let start = self.context.source.begin(&TablePattern::tables([&name])).await?;
+            // A table that is gone again: the log will say so.
+            let Some(Discovered { schema, .. }) = start.tables.into_iter().next() else { continue };
+            let schema = match schema {
+                Ok(schema) => schema,
+                Err(e) => {
+                    self.suspend(&name, e, None).await?;
+                    continue;
+                }
+            };
+            if self.found.get(&name).is_none_or(|f| f.schema != schema) {
+                self.found.insert(name, Found { low: start.low, schema });
+                continue;
+            }
+            self.queue_found(&name, schema).await?;
+        }
+        Ok(())
+    }
+
+    async fn queue_found(&mut self, name: &TableName, schema: TableSchema) -> Result<()> {
+        self.flush_all(MAIN).await?;
+        self.found.remove(name);
+        let version = self.next_version(name)?;
+        let at = self.main.position.clone();
+        let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
+        record.schema_version = version;
+        record.copy = Some(queued(&record.target, &at, version));
+        let history = SchemaRecord { version, from: at, schema: schema.clone() };
+        let mut change = Change::new();
+        change.table(&self.context.spec.name, record).schema(&self.context.spec.name, name, &history);
+        self.context.store.commit(change).await?;
+        self.schemas.insert(name.clone(), (version, Arc::new(schema)));
+        self.context.progress.set_tables(self.tables.values());
+        // From here on the source has to tell its schema changes.
+        self.open_main().await
+    }
+
+    /// Drives the catch-up lane.
+    async fn round(&mut self) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        let Some(side) = &mut self.side else { return self.begin_round().await };
+        if side.lane.is_flushing() || side.lane.events.is_some() {
+            return Ok(());
+        }
+        if side.stop.is_some() {
+            if !side.lane.is_quiet() {
+                return Ok(());
+            }
+            side.stop = None;
+            side.took = side.began.elapsed();
+            side.passes += 1;
+        }
+        if let Some(to) = side.lane.replay().map(|i| i.to.clone()) {
+            return self.pass(to).await;
+        }
+        let position = side.lane.position.clone();
+        let (passes, took) = (side.passes, side.took);
+        let members: Vec<TableRecord> = self.members();
+        if members.is_empty() {
+            return self.end_round(Vec::new()).await;
+        }
+        let live = |t: &TableRecord| match &t.copy {
+            Some(CopyRecord { phase: Phase::CatchingUp { high }, .. }) => {
+                context.reached(&self.main.position, high) || !context.rules.join_live
+            }
+            _ => true,
+        };
+        if !members.iter().all(live) {
+            return Ok(());
+        }
+        let level = context.same(&position, &self.main.position);
+        if level || !context.rules.join_level && passes > 0 {
+            self.hold = true;
+            return match self.main.is_quiet() && context.same(&position, &self.main.position)
+                || !context.rules.join_level
+            {
+                true => self.join(members).await,
+                false => Ok(()),
+            };
+        }
+        if passes > 0 && (took < SHORT_PASS || passes >= PASSES) {
+            self.hold = true;
+        }
+        if self.hold && !self.main.is_quiet() || context.reached(&position, &self.main.position) {
+            return Ok(());
+        }
+        let starts = members.iter().filter_map(|t| t.copy.as_ref().map(|c| &c.start));
+        let mut stop = self.main.position.clone();
+        for start in starts.filter(|s| !context.reached(&position, s)) {
+            if !context.reached(start, &stop) {
+                stop = start.clone();
+            }
+        }
+        self.pass(stop).await
+    }
+
+    /// The tables of the round.
+    fn members(&self) -> Vec<TableRecord> {
+        let member = |t: &&TableRecord| t.copy.as_ref().is_some_and(|c| matches!(c.phase, Phase::CatchingUp { .. }));
+        self.tables.values().filter(member).cloned().collect()
+    }
+
+    /// Reads the log up to exactly `stop`.
+    async fn pass(&mut self, stop: Position) -> Result<()> {
+        let epoch = self.number().await?;
+        self.settle_parts(MAIN + 1).await?;
+        let context = Arc::clone(&self.context);
+        let members = self.members();
+        let Some(side) = &mut self.side else { return Ok(()) };
+        side.lane.routes.clear();
+        let mut tables = Vec::new();
+        for record in &members {
+            let Some(copy) = &record.copy else { continue };
+            // The rows before its start are in its copy.
+            if context.rules.cut && !context.reached(&side.lane.position, &copy.start) {
+                continue;
+            }
+            let history = context.store.schemas(&context.spec.name, &record.name)?;
+            let schema = history.into_iter().find(|s| s.version == copy.schema_version);
+            let schema = schema
+                .ok_or_else(|| Error::corrupt("the store lacks the schema of a table").with("table", &record.name))?;
+            tables.push(Arc::new(schema.schema));
+            let route = Route { target: copy.into.clone(), schema_version: copy.schema_version, exact: false };
+            side.lane.routes.insert(record.name.clone(), route);
+        }
+        let request = ChangesRequest {
+            pattern: TablePattern::tables(members.iter().map(|t| &t.name)),
+            tables,
+            watched: Vec::new(),
+            from: side.lane.position.clone(),
+            stop: Some(stop.clone()),
+            lane: MAIN + 1,
+        };
+        (side.stop, side.began) = (Some(stop), Instant::now());
+        match side.lane.open(&context, request, epoch).await {
+            // The log does not reach back to where these tables stopped.
+            Err(error) if error.kind == ErrorKind::SourceState => {
+                for table in members {
+                    self.suspend(&table.name, error.clone(), None).await?;
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    pub(crate) async fn side_event(&mut self, event: Event) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        let Some(side) = &mut self.side else { return Ok(()) };
+        match event {
+            Event::Rows(batch) => side.lane.push(batch),
+            Event::Commit(commit) => {
+                let end = side.stop.as_ref().is_some_and(|stop| context.reached(&commit.position, stop));
+                side.lane.commit(&context, commit);
+                if end {
+                    side.lane.events = None;
+                }
+            }
+            // The main lane is ahead: what disturbs a table of this lane has taken it out of it.
+            Event::Schema(_) => {}
+            Event::Suspend { table, error } => {
+                self.suspend(&table, error, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn begin_round(&mut self) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        let mut position: Option<Position> = None;
+        for copy in self.tables.values().filter_map(|t| t.copy.as_ref()) {
+            if matches!(copy.phase, Phase::Copied { .. })
+                && position.as_ref().is_none_or(|p| !context.reached(&copy.start, p))
+            {
+                position = Some(copy.start.clone());
+            }
+        }
+        let Some(position) = position else { return Ok(()) };
+        let id = if context.rules.numbers { self.ledger.next + 1 } else { 1 };
+        (self.ledger.next, self.ledger.side) = (self.ledger.next + 1, Some(id));
+        let record = LaneRecord { position, intent: None, part: None, ddl: None };
+        let mut change = Change::new();
+        for table in self.tables.values_mut() {
+            let Some(copy) = &mut table.copy else { continue };
+            if let Phase::Copied { high } = &copy.phase {
+                copy.phase = Phase::CatchingUp { high: high.clone() };
+                change.table(&context.spec.name, table);
+            }
+        }
+        change.lane(&context.spec.name, id, &record).ledger(&context.spec.name, &self.ledger);
+        context.store.commit(change).await?;
+        context.progress.set_tables(self.tables.values());
+        self.side = Some(Side::new(Lane::new(&context, id, record)));
+        // Its first pass may begin at once.
+        Box::pin(self.round()).await
+    }
+
+    /// Both lanes stand at one position: the tables change over.
+    async fn join(&mut self, members: Vec<TableRecord>) -> Result<()> {
+        let shadows: Vec<_> = members
+            .iter()
+            .filter_map(|t| {
+                let into = &t.copy.as_ref()?.into;
+                (*into != t.target).then(|| (t.name.clone(), TableChange::ReplaceBy { shadow: into.clone() }))
+            })
+            .collect();
+        let names: Vec<_> = members.into_iter().map(|t| t.name).collect();
+        if shadows.is_empty() {
+            return self.end_round(names).await;
+        }
+        let change = SchemaChange { statement: "the end of a copy".into(), steps: shadows };
+        let at = self.main.position.clone();
+        self.schema_change(change, at, names).await
+    }
+
+    /// Ends the round; `joined` are in the main lane from here on.
+    async fn end_round(&mut self, joined: Vec<TableName>) -> Result<()> {
+        let mut change = Change::new();
+        self.join_in(&joined, &mut change);
+        change.lane(self.name(), MAIN, &self.main.record());
+        self.context.store.commit(change).await?;
+        self.after_round(!joined.is_empty()).await
+    }
+
+    /// Takes tables over into the main lane, in the change that ends the round.
+    pub(crate) fn join_in(&mut self, joined: &[TableName], change: &mut Change) {
+        let job = self.context.spec.name.clone();
+        for name in joined {
+            let Some(record) = self.tables.get_mut(name) else { continue };
+            if !matches!(record.state, TableState::Suspended { .. }) {
+                record.state = TableState::Live;
+                record.copy = None;
+            }
+            change.table(&job, record);
+        }
+        if let Some(side) = self.ledger.side.take() {
+            change.remove_lane(&job, side);
+        }
+        change.ledger(&job, &self.ledger);
+    }
+
+    pub(crate) async fn after_round(&mut self, joined: bool) -> Result<()> {
+        (self.side, self.hold) = (None, false);
+        self.context.progress.set_tables(self.tables.values());
+        if joined {
+            self.open_main().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a table out of its copy and out of the lanes; on return nothing of it is written any more.
+    pub(crate) async fn leave_lanes(&mut self, name: &TableName) -> Result<()> {
+        self.main.leave(name);
+        self.leave_copy(name).await
+    }
+
+    /// Gives up a table's copy, but not its place in the main lane.
+    pub(crate) async fn leave_copy(&mut self, name: &TableName) -> Result<()> {
+        self.blocked.remove(name);
+        self.found.remove(name);
+        let Some(copy) = self.tables.get(name).and_then(|t| t.copy.clone()) else { return Ok(()) };
+        self.pool.leave(copy.number).await;
+        if !matches!(copy.phase, Phase::CatchingUp { .. }) {
+            return Ok(());
+        }
+        while let Some(side) = self.side.as_mut().filter(|s| s.lane.is_flushing()) {
+            let result = side.lane.flush_end().await;
+            Box::pin(self.flushed(MAIN + 1, result)).await?;
+        }
+        if let Some(side) = &mut self.side {
+            side.lane.leave(name);
+            // Parts of a transaction that are staged hold rows of the table: it is read again without them.
+            if side.lane.parts > 0 {
+                side.restart();
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what a person asks for.
+    pub(crate) async fn asked(&mut self, what: Ask) -> Result<()> {
+        match what {
+            Ask::Resync(names) => {
+                let names = match names.is_empty() {
+                    true => self.tables.keys().cloned().collect(),
+                    false => names,
+                };
+                for name in &names {
+                    self.known(name)?;
+                }
+                for name in names {
+                    self.resync(&name).await?;
+                }
+                Ok(())
+            }
+            Ask::Continue(name) => self.go_on(&name).await,
+            Ask::Repair(name, keys) => self.repair(&name, &keys).await,
+        }
+    }
+
+    fn known(&self, name: &TableName) -> Result<()> {
+        if self.tables.contains_key(name) {
+            return Ok(());
+        }
+        let mut tables: Vec<_> = self.tables.keys().map(ToString::to_string).collect();
+        tables.truncate(10);
+        Err(Error::not_found(format!("the job has no table {name}"))
+            .with("job", self.name())
+            .hint(format!("its tables are: {}", tables.join(", "))))
+    }
+
+    /// A table that was in a lane has to be copied before it goes on.
+    pub(crate) fn queue_again(&mut self, name: &TableName, change: &mut Change) {
+        let Some(record) = self.tables.get_mut(name) else { return };
+        let before = record.copy.take().map(|c| c.into).filter(|into| *into != record.target);
+        self.ledger.garbage.extend(before);
+        record.state = TableState::Away;
+        record.copy = Some(queued(&record.target, &self.main.position, record.schema_version));
+        change.table(&self.context.spec.name, record).ledger(&self.context.spec.name, &self.ledger);
+        self.context.progress.set_tables(self.tables.values());
+    }
+
+    /// Queues a table for a new copy. One that is live stays so; one that is being copied begins anew.
+    async fn resync(&mut self, name: &TableName) -> Result<()> {
+        self.leave_copy(name).await?;
+        let at = self.main.position.clone();
+        let has_schema = self.schemas.contains_key(name);
+        let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
+        if let Some(shadow) = record.copy.take().map(|c| c.into).filter(|into| *into != record.target) {
+            self.ledger.garbage.push(shadow);
+        }
+        let mut copy = queued(&record.target, &at, record.schema_version);
+        // What made it stop may be a change of its schema that we do not know.
+        if !has_schema || matches!(record.state, TableState::Suspended { .. }) {
+            copy.phase = Phase::Found;
+        }
+        record.copy = Some(copy);
+        if !matches!(record.state, TableState::Live | TableState::CatchingUp { .. }) {
+            record.state = TableState::Away;
+        }
+        let mut change = Change::new();
+        change.table(&self.context.spec.name, record).ledger(&self.context.spec.name, &self.ledger);
+        self.context.store.commit(change).await?;
+        self.context.progress.set_tables(self.tables.values());
+        Ok(())
+    }
+
+    /// Goes on with a suspended table where it stood.
+    async fn go_on(&mut self, name: &TableName) -> Result<()> {
+        self.known(name)?;
+        let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
+        let TableState::Suspended { at, error } = &record.state else {
+            return Err(Error::config(format!("{name} is not suspended")).with("job", &self.context.spec.name));
+        };
+        let Some(at) = at.clone() else {
+            return Err(Error::config(format!("{name} cannot go on where it stood"))
+                .because(error.line())
+                .hint(format!("copy it again: freshet resync {} {name}", self.context.spec.name)));
+        };
+        self.ledger.next += 1;
+        record.state = TableState::Away;
+        record.copy = Some(CopyRecord {
+            number: self.ledger.next,
+            start: at.from,
+            schema_version: record.schema_version,
+            into: record.target.clone(),
+            phase: Phase::Copied { high: at.to },
+        });
+        let mut change = Change::new();
+        change.table(&self.context.spec.name, record).ledger(&self.context.spec.name, &self.ledger);
+        self.context.store.commit(change).await?;
+        self.context.progress.set_tables(self.tables.values());
+        Ok(())
+    }
+
+    /// Writes keys of a live table as the source has them now. The table is equal to the source again when the main
+    /// lane has passed what was read.
+    async fn repair(&mut self, name: &TableName, keys: &RecordBatch) -> Result<()> {
+        self.known(name)?;
+        self.flush_all(MAIN).await?;
+        let context = Arc::clone(&self.context);
+        let live =
+            self.tables.get(name).is_some_and(|t| matches!(t.state, TableState::Live | TableState::CatchingUp { .. }));
+        let Some((_, schema)) = self.schemas.get(name).filter(|(_, s)| live && s.has_key()) else {
+            return Err(Error::config(format!("{name} cannot be repaired key by key: it is not live or has no key"))
+                .hint(format!("copy it again: freshet resync {} {name}", self.name())));
+        };
+        let rows = rows_now(&context, schema, keys).await?;
+        let high = context.source.end(None).await?.position;
+        let number = self.number().await?;
+        let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
+        record.state = TableState::CatchingUp { high };
+        let target = record.target.clone();
+        let mut change = Change::new();
+        change.table(&context.spec.name, record);
+        context.store.commit(change).await?;
+        self.route_main();
+        self.main.unstored.get_or_insert_with(Instant::now);
+        let label = self.main.writer.label("repair", &[&name.to_string(), &number.to_string()]);
+        let load = Load { target, label: label.clone(), rows, exact: false };
+        let flush = || Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy };
+        with_retries(|| context.sink.write(flush()), |e, pause| self.retrying(e, pause)).await
+    }
+}
+
+/// A table that nobody else has, in the target's database.
+fn shadow(target: &TableName, incarnation: u64, number: u32) -> TableName {
+    TableName::new(target.database.clone(), format!("__freshet_{incarnation:016x}_{number}"))
+}

@@ -1,0 +1,506 @@
+//! A lane: the tables that share one position in the source's log, and how they are written. Events go into one buffer;
+//! at a commit, when something in it is old enough or it is full, everything up to that commit is flushed: intent
+//! stored, all tables written together, position advanced. One flush is under way at a time, while the next fills the
+//! buffer; a full buffer stops the reading. A transaction that is larger than the buffer is staged in parts, which the
+//! flush at its end makes visible.
+//!
+//! The position of a finished flush is stored together with the intent of the next one, in one transaction; when
+//! nothing follows it is stored a moment later. In between the intent in the store says the same: its label is done.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::batch::ChangeBatch;
+use crate::connector::{ChangesRequest, Commit, Flush, Load, Purpose, Sink, Source};
+use crate::engine::buffer::Buffer;
+use crate::engine::fold::fold;
+use crate::engine::job::{Rules, with_retries};
+use crate::engine::read_back::read_back;
+use crate::engine::reader::{Reader, Task};
+use crate::engine::spec::{JobOptions, JobSpec};
+use crate::engine::status::{JobState, Progress};
+use crate::error::{Error, ErrorKind, Result};
+use crate::intent::{Intent, Label, LoadIntent, Writer};
+use crate::position::Position;
+use crate::schema::TableName;
+use crate::store::{Change, DdlIntent, LaneRecord, Parked, Store};
+
+/// The main lane.
+pub(crate) const MAIN: u32 = 0;
+/// How long a position that nothing follows waits before it is stored.
+pub(crate) const STORE_AFTER: Duration = Duration::from_millis(200);
+
+/// What every part of a running job works with.
+pub(crate) struct Context {
+    pub(crate) spec: JobSpec,
+    pub(crate) incarnation: u64,
+    pub(crate) store: Store,
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) rules: Rules,
+}
+
+impl Context {
+    pub(crate) fn writer(&self, lane: u32) -> Writer {
+        Writer { job: self.spec.name.clone(), incarnation: self.incarnation, lane }
+    }
+
+    /// Whether everything before `a` is before `b`, too; no, when they cannot be compared.
+    pub(crate) fn reached(&self, a: &Position, b: &Position) -> bool {
+        matches!(self.source.compare(a, b), Some(Ordering::Equal | Ordering::Greater))
+    }
+
+    pub(crate) fn same(&self, a: &Position, b: &Position) -> bool {
+        self.source.compare(a, b) == Some(Ordering::Equal)
+    }
+}
+
+/// Where the rows of a table go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) target: TableName,
+    pub(crate) schema_version: u32,
+    /// Whether the target is equal to the source at the lane's position.
+    pub(crate) exact: bool,
+}
+
+/// A flush under way.
+struct Flushing {
+    task: Task<Result<()>>,
+    loads: Vec<Load>,
+    intent: Intent,
+    /// The commit at its end; `None`: a part of a transaction.
+    commit: Option<Commit>,
+}
+
+/// What a flush is about to write.
+pub(crate) struct Prepared {
+    loads: Vec<Load>,
+    to: Position,
+    commit: Option<Commit>,
+    /// Tables of which rows as new as this were read from the source.
+    pub(crate) raised: BTreeMap<TableName, Position>,
+    /// Tables whose rows cannot be completed: only a new copy helps.
+    pub(crate) copy_again: Vec<TableName>,
+}
+
+/// What became of a flush.
+pub(crate) enum Flushed {
+    /// Everything is written; the lane's position has moved, or a part is staged.
+    Done,
+    /// The sink refuses the rows of a table; the rest is being written again without it.
+    Refused(Box<Refused>),
+}
+
+/// A table whose rows the sink refuses.
+pub(crate) struct Refused {
+    pub(crate) table: TableName,
+    pub(crate) error: Error,
+    /// Where it stopped; `None`: somewhere in a transaction in parts.
+    pub(crate) parked: Option<Parked>,
+}
+
+/// A running lane.
+pub(crate) struct Lane {
+    pub(crate) id: u32,
+    pub(crate) writer: Writer,
+    /// Everything before is in the sink.
+    pub(crate) position: Position,
+    /// The position that the store has.
+    pub(crate) stored: Position,
+    pub(crate) ddl: Option<DdlIntent>,
+    pub(crate) routes: BTreeMap<TableName, Route>,
+    pub(crate) events: Option<Reader>,
+    intent: Option<Intent>,
+    /// The intent is one of the last run, and is to be done again.
+    replaying: bool,
+    /// Everything that the replayed intent covers is in the buffer.
+    complete: bool,
+    part: Option<Intent>,
+    buffer: Buffer,
+    flushing: Option<Flushing>,
+    /// Parts staged of the transaction that is being read.
+    pub(crate) parts: u32,
+    /// The reading that is going on.
+    epoch: u32,
+    /// When the oldest complete transaction in the buffer came.
+    since: Option<Instant>,
+    /// When a position that is not stored yet was reached.
+    pub(crate) unstored: Option<Instant>,
+}
+
+impl Lane {
+    pub(crate) fn new(context: &Context, id: u32, record: LaneRecord) -> Lane {
+        Lane {
+            id,
+            writer: context.writer(id),
+            stored: record.position.clone(),
+            position: record.position,
+            ddl: record.ddl,
+            replaying: record.intent.is_some(),
+            complete: false,
+            intent: record.intent,
+            part: record.part,
+            routes: BTreeMap::new(),
+            events: None,
+            buffer: Buffer::default(),
+            flushing: None,
+            parts: 0,
+            epoch: 0,
+            since: None,
+            unstored: None,
+        }
+    }
+
+    /// As the store has it: with the intents that have begun.
+    pub(crate) fn record(&self) -> LaneRecord {
+        LaneRecord {
+            position: self.position.clone(),
+            intent: self.intent.clone(),
+            part: self.part.clone(),
+            ddl: self.ddl.clone(),
+        }
+    }
+
+    /// The intent of the last run that is to be done again.
+    pub(crate) fn replay(&self) -> Option<&Intent> {
+        self.intent.as_ref().filter(|_| self.replaying)
+    }
+
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.flushing.is_some()
+    }
+
+    /// Nothing is under way and nothing complete waits.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.flushing.is_none() && self.intent.is_none() && !self.buffer.is_ready()
+    }
+
+    /// Whether the last run has begun with parts of a transaction.
+    pub(crate) fn has_part(&self) -> bool {
+        self.part.is_some()
+    }
+
+    /// Finds out what became of what the last run left open; afterwards no late call may land. What was sent in parts
+    /// stays noted until the transaction is read again.
+    pub(crate) async fn settle(&mut self, context: &Context) -> Result<()> {
+        use crate::connector::Settled::Done;
+        if let Some(part) = &self.part {
+            context.sink.settle(&part.label, Some(part)).await?;
+        }
+        if let Some(intent) = self.intent.clone()
+            && context.sink.settle(&intent.label, Some(&intent)).await? == Done
+        {
+            self.position = intent.to;
+            (self.intent, self.part, self.replaying) = (None, None, false);
+        }
+        if self.record() != (LaneRecord { position: self.stored.clone(), ..self.record() }) {
+            self.store(context).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores the lane as it is.
+    pub(crate) async fn store(&mut self, context: &Context) -> Result<()> {
+        let mut change = Change::new();
+        change.lane(&context.spec.name, self.id, &self.record());
+        context.store.commit(change).await?;
+        self.stored = self.position.clone();
+        Ok(())
+    }
+
+    /// Reads from the lane's position on.
+    /// `epoch` is a number of its own for every reading.
+    pub(crate) async fn open(&mut self, context: &Context, request: ChangesRequest, epoch: u32) -> Result<()> {
+        self.close();
+        self.epoch = epoch;
+        self.events = Some(Reader::start(context.source.changes(request).await?));
+        Ok(())
+    }
+
+    /// Stops reading and forgets what was read behind the position.
+    pub(crate) fn close(&mut self) {
+        self.events = None;
+        self.buffer = Buffer::default();
+        (self.since, self.parts, self.complete) = (None, 0, false);
+    }
+
+    /// Whether more may be read: the buffer has room.
+    pub(crate) fn wants_events(&self, options: &JobOptions) -> bool {
+        let full = self.buffer.is_full(options.max_rows, options.max_bytes);
+        let waits = match self.replay() {
+            Some(_) => self.buffer.is_open() && !self.buffer.has_rows(),
+            None => self.buffer.is_ready() || self.buffer.is_open(),
+        };
+        self.events.is_some() && !self.complete && !(full && waits)
+    }
+
+    pub(crate) fn push(&mut self, batch: ChangeBatch) {
+        if self.routes.contains_key(&batch.schema.name) && batch.rows.num_rows() > 0 {
+            self.buffer.push(batch);
+        }
+    }
+
+    pub(crate) fn commit(&mut self, context: &Context, commit: Commit) {
+        self.complete = self.replay().is_some_and(|intent| context.same(&commit.position, &intent.to));
+        self.buffer.commit(commit);
+        if self.buffer.has_rows() || self.parts > 0 {
+            self.since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Forgets a table. Call when no flush is under way.
+    pub(crate) fn leave(&mut self, table: &TableName) {
+        self.routes.remove(table);
+        self.buffer.forget(table);
+    }
+
+    /// When something is to be done though nothing happens.
+    pub(crate) fn timer(&self, options: &JobOptions) -> Option<Instant> {
+        let idle = self.flushing.is_none() && self.intent.is_none();
+        let due = self.since.filter(|_| idle).map(|t| t + age(options));
+        let store = self.unstored.filter(|_| idle).map(|t| t + STORE_AFTER);
+        due.into_iter().chain(store).min()
+    }
+
+    /// Whether the position has waited long enough to be stored.
+    pub(crate) fn store_is_due(&self) -> bool {
+        let idle = self.flushing.is_none() && self.intent.is_none();
+        idle && self.unstored.is_some_and(|t| Instant::now() >= t + STORE_AFTER)
+    }
+
+    /// Whether a flush should begin now. `hurry`: whatever is complete.
+    pub(crate) fn flush_is_due(&self, context: &Context, hurry: bool) -> bool {
+        if self.flushing.is_some() {
+            return false;
+        }
+        let options = &context.spec.options;
+        let full = self.buffer.is_full(options.max_rows, options.max_bytes);
+        if self.replaying {
+            return self.complete || full && self.buffer.is_open() && !self.buffer.has_rows();
+        }
+        let old = self.since.is_none_or(|t| Instant::now() >= t + age(options));
+        self.buffer.is_ready() && (old || full || hurry) || full && self.buffer.is_open()
+    }
+
+    /// Takes what is complete out of the buffer, or else a part of a transaction that is too large for it, folds it
+    /// into loads and supplies what rows that were moved do not say. Commits without rows only move the position.
+    pub(crate) async fn prepare(&mut self, context: &Context) -> Result<Option<Prepared>> {
+        let (tables, commit) = match self.buffer.take() {
+            Some(taken) => (taken.tables, Some(taken.commit)),
+            None => (self.buffer.take_open(), None),
+        };
+        if commit.is_some() {
+            self.since = None;
+        }
+        let to = commit.as_ref().map_or_else(|| self.position.clone(), |c| c.position.clone());
+        let (mut raised, mut copy_again) = (BTreeMap::new(), Vec::new());
+        let mut loads = Vec::with_capacity(tables.len());
+        for (name, batches) in tables {
+            let Some(route) = self.routes.get(&name) else { continue };
+            let mut folded = if context.rules.keep_last { fold(&batches)? } else { batches };
+            if !route.exact && context.rules.read_back {
+                match read_back(context, &mut folded).await {
+                    Ok(high) => raised.extend(high.map(|high| (name.clone(), high))),
+                    // The source is already behind a schema change that the lane has not come to.
+                    Err(e) if e.kind == ErrorKind::Schema => {
+                        copy_again.push(name);
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            let label = self.writer.label(
+                &name.table,
+                &[&name.to_string(), &self.position.to_string(), &to.to_string(), &self.part_number(commit.as_ref())],
+            );
+            let load = |rows| Load { target: route.target.clone(), label: label.clone(), rows, exact: route.exact };
+            loads.extend(folded.into_iter().map(load));
+        }
+        if loads.is_empty()
+            && copy_again.is_empty()
+            && self.parts == 0
+            && let Some(commit) = commit
+        {
+            self.reached(context, &commit);
+            return Ok(None);
+        }
+        Ok(Some(Prepared { loads, to, commit, raised, copy_again }))
+    }
+
+    /// A transaction in parts is read anew after a restart, with other boundaries: all of its labels are new then.
+    fn part_number(&self, commit: Option<&Commit>) -> String {
+        if commit.is_some() && self.part.is_none() {
+            return String::new();
+        }
+        format!("{} {}", self.epoch, self.parts)
+    }
+
+    /// Stores the intent, and with it the position before and `change`, then writes in a task of its own.
+    pub(crate) fn write(&mut self, context: &Context, prepared: Prepared, change: Change) {
+        let Prepared { loads, to, commit, .. } = prepared;
+        let number = self.part_number(commit.as_ref());
+        let label = self.writer.label(
+            if commit.is_some() { "flush" } else { "part" },
+            &[&self.position.to_string(), &to.to_string(), &number],
+        );
+        let intent = self.intent(context, &to, label, &loads);
+        self.send(context, loads, intent, commit, change);
+    }
+
+    fn send(
+        &mut self,
+        context: &Context,
+        loads: Vec<Load>,
+        intent: Intent,
+        commit: Option<Commit>,
+        mut change: Change,
+    ) {
+        if commit.is_some() {
+            (self.replaying, self.complete) = (false, false);
+        }
+        if context.rules.intent {
+            match commit {
+                Some(_) => self.intent = Some(intent.clone()),
+                None => self.part = Some(intent.clone()),
+            }
+        }
+        change.lane(&context.spec.name, self.id, &self.record());
+        self.unstored = None;
+        let writer = self.writer.clone();
+        let purpose = match commit {
+            Some(_) => Purpose::Stream { writer, parts: self.parts },
+            None => Purpose::Part { writer, number: self.parts },
+        };
+        let (store, sink, progress) = (context.store.clone(), Arc::clone(&context.sink), Arc::clone(&context.progress));
+        let (label, written) = (intent.label.clone(), loads.clone());
+        let task = Task::spawn(async move {
+            store.commit(change).await?;
+            with_retries(
+                || sink.write(Flush { label: label.clone(), loads: written.clone(), purpose: purpose.clone() }),
+                |e, _| {
+                    progress.job(|s| {
+                        s.state = JobState::Retrying;
+                        s.error = Some(e.clone());
+                    });
+                },
+            )
+            .await
+        });
+        self.flushing = Some(Flushing { task, loads, intent, commit });
+    }
+
+    fn intent(&self, context: &Context, to: &Position, label: Label, loads: &[Load]) -> Intent {
+        let load = |l: &Load| LoadIntent {
+            table: l.rows.schema.name.clone(),
+            target: l.target.clone(),
+            schema_version: self.routes.get(&l.rows.schema.name).map_or(0, |r| r.schema_version),
+            columns: l.rows.is_partial().then(|| {
+                let present = |c: &&crate::Column| l.rows.rows.schema_ref().index_of(&c.name).is_ok();
+                l.rows.schema.columns.iter().filter(present).map(|c| c.name.clone()).collect()
+            }),
+            part: self.parts,
+            label: l.label.clone(),
+        };
+        Intent {
+            writer: self.writer.clone(),
+            from: self.position.clone(),
+            to: to.clone(),
+            cut_rows: None,
+            spec_hash: context.spec.hash(),
+            loads: loads.iter().map(load).collect(),
+            label,
+        }
+    }
+
+    /// What the job's loop waits for: the events, if they are wanted, and the flush under way.
+    pub(crate) fn parts_of(&mut self, events: bool) -> (Option<&mut Reader>, Option<&mut Task<Result<()>>>) {
+        (self.events.as_mut().filter(|_| events), self.flushing.as_mut().map(|f| &mut f.task))
+    }
+
+    /// Waits for the flush under way; pends for ever without one. Cancel-safe.
+    pub(crate) async fn flush_end(&mut self) -> Result<()> {
+        match &mut self.flushing {
+            Some(flushing) => flushing.task.join().await.and_then(|r| r),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A flush has ended. When rows of one table cannot be written, the rest is written without them.
+    ///
+    /// # Errors
+    /// When no table is to blame.
+    pub(crate) fn flushed(&mut self, context: &Context, result: Result<()>) -> Result<Flushed> {
+        let Some(done) = self.flushing.take() else { return Ok(Flushed::Done) };
+        self.stored = done.intent.from.clone();
+        if let Err(error) = result {
+            return self.without_the_culprit(context, done, error);
+        }
+        for load in &done.loads {
+            let rows = load.rows.rows.num_rows() as u64;
+            context.progress.table(&load.rows.schema.name, |t| t.changes += rows);
+            context.progress.job(|s| s.changes += rows);
+        }
+        context.progress.job(|s| {
+            s.flushes += 1;
+            if s.state == JobState::Retrying {
+                (s.state, s.error) = (JobState::Streaming, None);
+            }
+        });
+        match &done.commit {
+            Some(commit) => {
+                self.parts = 0;
+                self.reached(context, commit);
+            }
+            None => self.parts += 1,
+        }
+        Ok(Flushed::Done)
+    }
+
+    fn without_the_culprit(&mut self, context: &Context, done: Flushing, error: Error) -> Result<Flushed> {
+        let named = error.context.iter().find(|(k, _)| k == "table").map(|(_, v)| v.clone());
+        let culprit =
+            done.loads.iter().find(|l| Some(l.target.to_string()) == named).map(|l| l.rows.schema.name.clone());
+        let Some(culprit) = culprit.filter(|_| error.kind.is_about_a_table()) else { return Err(error) };
+        self.leave(&culprit);
+        let whole = done.commit.is_some() && self.parts == 0;
+        let parked = whole.then(|| Parked { from: done.intent.from.clone(), to: done.intent.to.clone() });
+        let mut loads = done.loads;
+        loads.retain(|l| l.rows.schema.name != culprit);
+        let mut intent = done.intent;
+        intent.loads.retain(|l| l.table != culprit);
+        if loads.is_empty()
+            && self.parts == 0
+            && let Some(commit) = &done.commit
+        {
+            self.reached(context, commit);
+        } else {
+            self.send(context, loads, intent, done.commit, Change::new());
+        }
+        Ok(Flushed::Refused(Box::new(Refused { table: culprit, error, parked })))
+    }
+
+    /// Everything before that commit is in the sink.
+    fn reached(&mut self, context: &Context, commit: &Commit) {
+        self.position = commit.position.clone();
+        (self.intent, self.part, self.replaying, self.complete) = (None, None, false, false);
+        self.unstored.get_or_insert_with(Instant::now);
+        if self.id == MAIN {
+            let (position, now) = (commit.position.to_string(), crate::engine::clock::now_ms());
+            context.progress.job(|s| {
+                s.position = Some(position);
+                s.lag_ms = commit.time_ms.map(|t| (now - t).max(0));
+                s.transactions += commit.transactions;
+            });
+        }
+    }
+}
+
+fn age(options: &JobOptions) -> Duration {
+    Duration::from_millis(options.max_age_ms)
+}
