@@ -14,6 +14,7 @@ mod drivers;
 mod harness;
 mod keys;
 mod kills;
+mod lanes;
 mod readme;
 mod scale;
 mod types;
@@ -54,6 +55,13 @@ on_both_servers! {
     kills::freshet_at_random_instants,
     kills::the_source,
     kills::terminate_and_resume,
+    lanes::resync_under_load,
+    lanes::changed_while_copied,
+    lanes::without_a_key,
+    lanes::partial_images,
+    lanes::a_table_takes_the_place_of_another,
+    lanes::a_large_transaction,
+    lanes::repair,
     readme::readme,
     bad_input::wrong_password,
     bad_input::no_grant,

@@ -44,6 +44,7 @@ impl Shell {
             .replace("db.example.com/shop", &format!("{}/{d}", self.host))
             .replace("FROM shop.", &format!("FROM {d}."))
             .replace("freshet verify shop", &format!("freshet verify {d}"))
+            .replace("freshet resync shop", &format!("freshet resync {d}"))
             .replace("freshet pause shop", &format!("freshet pause {d}"))
             .replace("-P 9030", &format!("-P {}", self.port))
             .replace("/tmp/changes", &self.home.path().join("changes").display().to_string())
@@ -193,6 +194,10 @@ async fn line_of_shell(shell: &mut Shell, line: &str) {
             assert!(said.contains("shop.orders") && said.contains("live"), "{said}");
         }
         "freshet verify shop" => assert!(shell.run(line).contains("equal")),
+        "freshet resync shop orders" => {
+            assert!(shell.run(line).contains("copying orders of shop again"));
+            shell.live().await;
+        }
         "freshet pause shop" => assert!(shell.run(line).contains("paus")),
         other => panic!("the README says `{other}`, which nothing tests"),
     }
