@@ -284,3 +284,54 @@ pub(crate) async fn repair(source: Source) {
     assert_eq!(verified.code, 0, "{verified:?}");
     assert_equal(&mut source.connect().await, &mut ours, &db).await;
 }
+
+/// The log is gone when a paused job goes on: it says so, and `resync` begins anew, with the old contents readable.
+pub(crate) async fn purged_while_paused(source: Source) {
+    let _turn = source.alone().await;
+    let db = source.database("purged").await;
+    prepare_mark(&source, &db).await;
+    filled(&source, &db, "t", 2_000).await;
+    source.run(&format!("CREATE TABLE {db}.bag (a INT, b INT);\nINSERT INTO {db}.bag VALUES (1, 1), (1, 1)")).await;
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    assert_eq!(sync.command(&["pause", "job"]).code, 0);
+    source
+        .run(&format!(
+            "DELETE FROM {db}.t WHERE id < 100;\nFLUSH BINARY LOGS;\nDELETE FROM {db}.bag LIMIT 1;\nFLUSH BINARY LOGS"
+        ))
+        .await;
+    let mut conn = source.connect().await;
+    let logs: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
+    let last: String = logs.last().unwrap().get(0).unwrap();
+    // A server keeps logs that a reader had open, until it has noticed that the reader is gone.
+    let start = Instant::now();
+    loop {
+        conn.query_drop(format!("PURGE BINARY LOGS TO '{last}'")).await.unwrap();
+        let left: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
+        if left.first().unwrap().get::<String, _>(0).unwrap() == last {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "the logs cannot be purged");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let _ = sync.command(&["resume", "job"]);
+    let start = Instant::now();
+    let said = loop {
+        let status = sync.command(&["status", "job", "--json"]);
+        if status.stdout.contains("\"failed\"") || !sync.runs() {
+            break status.stdout;
+        }
+        assert!(start.elapsed() < PATIENCE, "{status:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(said.contains("purged") && said.contains("freshet resync"), "{said}\n{}", sync.log());
+    let answer = sync.command(&["resync", "job"]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    if !sync.runs() {
+        sync.spawn();
+    }
+    sync.caught_up(&source, &db).await;
+    freshet_tests::compare::assert_table(&mut conn, &mut sync.connect().await, &db, "t").await;
+    let bag = format!("SELECT COUNT(*) FROM {db}.bag");
+    assert_eq!(sync.connect().await.query_first::<u64, _>(bag).await.unwrap(), Some(1));
+}

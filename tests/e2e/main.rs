@@ -62,6 +62,7 @@ on_both_servers! {
     lanes::a_table_takes_the_place_of_another,
     lanes::a_large_transaction,
     lanes::repair,
+    lanes::purged_while_paused,
     readme::readme,
     bad_input::wrong_password,
     bad_input::no_grant,

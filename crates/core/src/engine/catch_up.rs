@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::connector::{ChangesRequest, Discovered, Event, Flush, Load, Purpose};
 use crate::engine::copy::Report;
-use crate::engine::job::{Ask, Job, queued, with_retries};
+use crate::engine::job::{Ask, Job, LOOK_AGAIN, queued, with_retries};
 use crate::engine::lane::{Lane, MAIN, Route};
 use crate::engine::read_back::rows_now;
 use crate::error::{Error, ErrorKind, Result, Retry};
@@ -261,6 +261,10 @@ impl Job {
     /// source is as new as its log's end, so the main lane goes there, and when the source still says the same then
     /// nothing has changed in between.
     async fn look_for_found_tables(&mut self) -> Result<()> {
+        if self.looked.is_some_and(|t| t.elapsed() < LOOK_AGAIN) || !self.waits_for_nothing_in_particular() {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
         let found = |t: &&TableRecord| t.copy.as_ref().is_some_and(|c| c.phase == Phase::Found);
         let names: Vec<_> = self.tables.values().filter(found).map(|t| t.name.clone()).collect();
         for name in names {

@@ -25,7 +25,7 @@ use crate::store::{Change, CopyRecord, LaneRecord, Ledger, Parked, Phase, Schema
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 /// How long the loop may sleep while something waits that no event announces.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a running job is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +137,8 @@ pub(crate) struct Job {
     pub(crate) blocked: BTreeMap<TableName, (Position, Error)>,
     /// Tables whose schema is not known at the main lane's position yet.
     pub(crate) found: BTreeMap<TableName, Found>,
+    /// When the source was asked last about tables that came from outside.
+    pub(crate) looked: Option<Instant>,
     /// Which lane's event is taken when both have one.
     turn: bool,
 }
@@ -202,6 +204,7 @@ impl Job {
             hold: false,
             blocked: BTreeMap::new(),
             found: BTreeMap::new(),
+            looked: None,
             turn: false,
             context,
         }

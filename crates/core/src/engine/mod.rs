@@ -29,8 +29,9 @@ pub use verify::{Difference, Mismatch, TableReport, VerifyOptions, VerifyReport}
 
 use crate::connector::{Sink, Source};
 use crate::error::{Error, Result};
+use crate::intent::Writer;
 use crate::position::Position;
-use crate::schema::TableName;
+use crate::schema::{TableChange, TableName};
 use crate::store::{Change, Desired, JobRecord, Store};
 use job::{Ask, Control, Job, Request};
 use lane::{Context, MAIN};
@@ -228,22 +229,27 @@ impl Engine {
     /// # Errors
     /// `NotFound`; `Config` when the job does not run and single tables are named.
     pub async fn resync(self: &Arc<Self>, job: &str, tables: Vec<TableName>) -> Result<()> {
-        let record = self.store.job(job)?.ok_or_else(|| self.no_job(job))?;
         let state = self.job(job)?.state;
         if matches!(state, JobState::Failed | JobState::Paused | JobState::Stopped) {
             if !tables.is_empty() {
                 return Err(Error::config(format!("the job is {state}: single tables are copied again while it runs"))
                     .hint(format!("freshet resume {job}, or copy all of its tables again: freshet resync {job}")));
             }
-            return self.begin_anew(record).await;
+            self.end(job).await;
+            let record = self.mark_resynced(job).await?;
+            return self.start(&record);
         }
         self.ask(job, Ask::Resync(tables)).await
     }
 
-    /// Forgets the positions of a job, under a new incarnation, and starts it.
-    async fn begin_anew(self: &Arc<Self>, mut record: JobRecord) -> Result<()> {
+    /// Lets a job that does not run begin anew at its next start: forgets its positions, under a new incarnation. Its
+    /// targets keep what they have until the new copies are level.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn mark_resynced(&self, job: &str) -> Result<JobRecord> {
+        let mut record = self.store.job(job)?.ok_or_else(|| self.no_job(job))?;
         let name = record.spec.name.clone();
-        self.end(&name).await;
         (record.incarnation, record.desired, record.failed) = (random()?, Desired::Running, None);
         let mut ledger = self.store.ledger(&name)?;
         let mut change = Change::new();
@@ -257,7 +263,7 @@ impl Engine {
         }
         change.ledger(&name, &ledger).job(&record);
         self.store.commit(change).await?;
-        self.start(&record)
+        Ok(record)
     }
 
     /// Lets a suspended table of a running job go on where it stood.
@@ -292,9 +298,34 @@ impl Engine {
             return Err(self.no_job(name));
         }
         self.end(name).await;
+        self.drop_shadows(name).await;
         let mut change = Change::new();
         change.remove_job(name);
         self.store.commit(change).await
+    }
+
+    /// Drops what unfinished copies have filled. A sink that does not answer keeps it; the job is forgotten all the same.
+    async fn drop_shadows(&self, name: &str) {
+        let dropped = async {
+            let Some(record) = self.store.job(name)? else { return Ok(()) };
+            let tables = self.store.tables(name)?.into_iter();
+            let filled = tables.filter_map(|t| t.copy.map(|c| c.into).filter(|into| *into != t.target));
+            let shadows: Vec<TableName> = self.store.ledger(name)?.garbage.into_iter().chain(filled).collect();
+            if shadows.is_empty() {
+                return Ok(());
+            }
+            let sink = (self.connectors.sink)(&record.spec.sink)?;
+            let writer = Writer { job: name.to_string(), incarnation: record.incarnation, lane: MAIN };
+            for shadow in shadows {
+                for statement in sink.plan(&shadow, &TableChange::DropTable, None)? {
+                    sink.apply(&writer.label("dropped", &[&shadow.to_string()]), &statement).await?;
+                }
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = dropped.await {
+            tracing::warn!(job = name, "tables of unfinished copies are left: {}", error.line());
+        }
     }
 
     /// Ends all jobs gracefully; they go on when the engine is opened again.

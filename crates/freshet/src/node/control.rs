@@ -64,9 +64,10 @@ async fn on_engine(
     match command {
         "status" => {}
         "pause" => engine.pause(job).await?,
+        "resync" if !running && tables.is_none() => drop(engine.mark_resynced(job).await?),
         "resync" if !running => {
-            return Err(Error::config("tables are copied again by a running Freshet, and none runs here")
-                .hint("start it with `freshet serve`, then resync"));
+            return Err(Error::config("single tables are copied again by a running Freshet, and none runs here")
+                .hint(format!("start it with `freshet serve`, or copy all of the job: freshet resync {job}")));
         }
         "resync" => engine.resync(job, named(engine, job, tables)?).await?,
         "resume" if running && tables.is_some() => {
