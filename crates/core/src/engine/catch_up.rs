@@ -515,6 +515,8 @@ impl Job {
 
     pub(crate) async fn after_round(&mut self, joined: bool) -> Result<()> {
         (self.side, self.hold) = (None, false);
+        // First the job's state, so that nobody sees a job that copies and has only live tables.
+        self.show_state();
         self.context.progress.set_tables(self.tables.values());
         if joined {
             self.open_main().await?;

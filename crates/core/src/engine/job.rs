@@ -700,7 +700,7 @@ impl Job {
     }
 
     /// Shows whether the job copies or streams.
-    fn show_state(&self) {
+    pub(crate) fn show_state(&self) {
         let state = if self.pool.is_copying() { JobState::Copying } else { JobState::Streaming };
         self.context.progress.job(|s| {
             if s.state != JobState::Retrying && s.state != state {
