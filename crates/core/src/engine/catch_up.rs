@@ -226,12 +226,6 @@ impl Job {
                 self.context.progress.set_tables(self.tables.values());
                 Ok(())
             }
-            // The read met another schema. If the log holds the change, the main lane will come to it.
-            Report::Failed { error, .. } if error.kind == ErrorKind::Schema => {
-                let end = self.context.source.end(None).await?.position;
-                self.blocked.insert(name, (end, error));
-                Ok(())
-            }
             Report::Failed { error, .. } if error.kind.retry() == Retry::Backoff => {
                 self.ledger.garbage.extend((copy.into != record.target).then(|| copy.into.clone()));
                 *copy = queued(&record.target, &copy.start, copy.schema_version);
@@ -242,7 +236,13 @@ impl Job {
             }
             // The sink's disk, say: nothing of this table's own.
             Report::Failed { error, .. } if !error.kind.is_about_a_table() => Err(error),
-            Report::Failed { error, .. } => self.suspend(&name, error, None).await,
+            // The table may not be any more what it was when its copy began, or be gone. If the log says so, the main lane
+            // will come to it; if not, the table is suspended then.
+            Report::Failed { error, .. } => {
+                let end = self.context.source.end(None).await?.position;
+                self.blocked.insert(name, (end, error));
+                Ok(())
+            }
         }
     }
 

@@ -606,7 +606,11 @@ impl Job {
         match lane.flushed(&context, result)? {
             Flushed::Done => self.acknowledge().await,
             Flushed::Refused(refused) => {
-                let Refused { table, error, parked } = *refused;
+                let Refused { table, error, parked, label } = *refused;
+                if let Some(label) = label {
+                    // Before the table may go on: a late call must not land behind what comes then.
+                    with_retries(|| context.sink.settle(&label, None), |e, pause| self.retrying(e, pause)).await?;
+                }
                 self.suspend(&table, error, parked.filter(|_| which == MAIN)).await
             }
         }

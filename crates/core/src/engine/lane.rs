@@ -103,6 +103,8 @@ pub(crate) struct Refused {
     pub(crate) error: Error,
     /// Where it stopped; `None`: somewhere in a transaction in parts.
     pub(crate) parked: Option<Parked>,
+    /// The label of its load: an earlier try may still be on its way.
+    pub(crate) label: Option<Label>,
 }
 
 /// A running lane.
@@ -308,7 +310,7 @@ impl Lane {
                 match read_back(context, &mut folded).await {
                     Ok(high) => raised.extend(high.map(|high| (name.clone(), high))),
                     // The source is already behind a schema change that the lane has not come to.
-                    Err(e) if e.kind == ErrorKind::Schema => {
+                    Err(e) if matches!(e.kind, ErrorKind::Schema | ErrorKind::NotFound) => {
                         copy_again.push(name);
                         continue;
                     }
@@ -470,6 +472,7 @@ impl Lane {
         self.leave(&culprit);
         let whole = done.commit.is_some() && self.parts == 0;
         let parked = whole.then(|| Parked { from: done.intent.from.clone(), to: done.intent.to.clone() });
+        let label = done.loads.iter().find(|l| l.rows.schema.name == culprit).map(|l| l.label.clone());
         let mut loads = done.loads;
         loads.retain(|l| l.rows.schema.name != culprit);
         let mut intent = done.intent;
@@ -482,7 +485,7 @@ impl Lane {
         } else {
             self.send(context, loads, intent, done.commit, Change::new());
         }
-        Ok(Flushed::Refused(Box::new(Refused { table: culprit, error, parked })))
+        Ok(Flushed::Refused(Box::new(Refused { table: culprit, error, parked, label })))
     }
 
     /// Everything before that commit is in the sink.

@@ -57,9 +57,13 @@ impl Source for ModelSource {
         Ok(CopyStart { low: Position::at(low.to_string()), tables })
     }
 
-    async fn splits(&self, _: &TableSchema, _: u64) -> Result<Vec<Split>> {
+    async fn splits(&self, table: &TableSchema, _: u64) -> Result<Vec<Split>> {
         self.faults.point("splits").await;
-        let keys = self.world.lock().unwrap().shape.keys;
+        let world = self.world.lock().unwrap();
+        if !world.states[world.visible].contains_key(&table.name) {
+            return Err(Error::not_found("there is no such table").with("table", &table.name));
+        }
+        let keys = world.shape.keys;
         let bound = |k: i64| Some(vec![k.to_string()]);
         let cuts = [None, bound(keys / 3), bound(keys * 2 / 3), None];
         let split = |n: usize| Split {
