@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::Schema;
 use freshet_core::schema::quote_name;
-use freshet_core::{BatchStream, Error, KeyRange, Position, Result, Split, TableSchema};
+use freshet_core::{Error, KeyRange, Position, Result, Split, TableSchema};
 
 use super::MySql;
 use super::binlog::gtid::GtidSet;
@@ -50,20 +50,20 @@ impl MySql {
         Ok(splits_between(bounds, rows, estimate))
     }
 
-    /// Reads the rows of a range.
-    pub(super) async fn read_range(
+    /// Selects the rows of a range, in key order; and whether the key of any row can be the bound of a range.
+    pub(super) async fn select_range(
         &self,
         table: &Arc<TableSchema>,
         range: &KeyRange,
         low: &Position,
-    ) -> Result<Box<dyn BatchStream>> {
+    ) -> Result<(TextBatches, bool)> {
         let mut c = self.session_at(&LogPosition::parse(low)?).await?;
         let context = |e: Error| table_changed(e).with("table", &table.name);
         open_snapshot(self, &mut c, table, low).await.map_err(context)?;
         let found = hold(&mut c, table).await?;
         let key = Key::of(table, found.key_index.as_deref())?;
         let sql = key.select(&columns_of(table)?, range)?;
-        self.batches(c, table, &sql).await
+        Ok((self.batches(c, table, &sql).await?, key.is_ordered()))
     }
 
     /// The rows that these keys have now. A statement takes only so many keys, so that it stays small.
@@ -92,15 +92,10 @@ impl MySql {
     }
 
     /// Runs a statement that selects the table's columns.
-    pub(super) async fn batches(
-        &self,
-        c: Connection,
-        table: &Arc<TableSchema>,
-        sql: &str,
-    ) -> Result<Box<dyn BatchStream>> {
+    pub(super) async fn batches(&self, c: Connection, table: &Arc<TableSchema>, sql: &str) -> Result<TextBatches> {
         let rows = c.into_stream(sql).await.map_err(|e| table_changed(e).with("table", &table.name))?;
         let decoder = RowDecoder::new(table, self.address.decode)?;
-        Ok(Box::new(TextBatches { rows, decoder, table: Arc::clone(table) }))
+        Ok(TextBatches { rows, decoder, table: Arc::clone(table) })
     }
 }
 

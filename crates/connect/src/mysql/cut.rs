@@ -61,7 +61,7 @@ impl MySql {
                 .hint("another server answers, or its log was reset: start the copy again"));
         }
         let sql = format!("SELECT {} FROM {} AS t", columns_of(table)?, table.name.quoted());
-        Ok(Cut { at: at.position(), rows: self.batches(c, table, &sql).await? })
+        Ok(Cut { at: at.position(), rows: Box::new(self.batches(c, table, &sql).await?) })
     }
 }
 

@@ -17,6 +17,7 @@ mod discover;
 mod key;
 #[cfg(test)]
 mod live;
+mod range;
 mod replica_id;
 mod server_state;
 pub(in crate::mysql) mod side_effects;
@@ -28,6 +29,7 @@ pub mod wire;
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -38,6 +40,7 @@ use freshet_core::{
 
 use binlog::StreamOptions;
 use binlog::position::LogPosition;
+use range::RangeStream;
 use replica_id::ReplicaId;
 use server_state::ServerState;
 use side_effects::SideEffects;
@@ -45,11 +48,16 @@ pub use types::{Charset, Charsets, DecodeOptions, MysqlType, ZeroDates};
 pub use url::Address;
 use wire::{Connection, Flavour};
 
+/// How long one SELECT of a copy is open.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+
 /// A MySQL or MariaDB server. Connections are opened when they are needed.
+#[derive(Clone)]
 pub struct MySql {
     address: Address,
     /// Our numbers as a replica.
     replica: Arc<ReplicaId>,
+    statement_limit: Duration,
 }
 
 impl MySql {
@@ -60,7 +68,7 @@ impl MySql {
     pub fn new(url: &str) -> Result<Self> {
         let address = Address::parse(url)?;
         let replica = Arc::new(ReplicaId::new(address.server_id));
-        Ok(MySql { address, replica })
+        Ok(MySql { address, replica, statement_limit: STATEMENT_LIMIT })
     }
 
     /// What the URL says.
@@ -132,7 +140,7 @@ impl Source for MySql {
     }
 
     async fn read(&self, table: &Arc<TableSchema>, split: &Split, low: &Position) -> Result<Box<dyn BatchStream>> {
-        self.read_range(table, &split.range, low).await
+        Ok(Box::new(RangeStream::open(self, table, &split.range, low).await?))
     }
 
     async fn cut(&self, table: &Arc<TableSchema>, low: &Position) -> Result<Cut> {

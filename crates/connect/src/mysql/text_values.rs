@@ -7,7 +7,7 @@ use arrow::array::builder::{
     BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder, DurationMicrosecondBuilder,
     PrimitiveBuilder, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::*;
 use async_trait::async_trait;
 use freshet_core::text::{civil_from_days, days_from_civil};
@@ -272,7 +272,12 @@ impl RowDecoder {
     }
 
     fn finish(&mut self) -> Result<RecordBatch> {
-        let columns = self.columns.iter_mut().zip(&self.widths).map(|(c, bytes)| c.finish(*bytes)).collect();
+        let mut columns: Vec<_> =
+            self.columns.iter_mut().zip(&self.widths).map(|(c, bytes)| c.finish(*bytes)).collect();
+        if self.rows < BATCH_ROWS / 2 {
+            // Whoever keeps a table of few rows must not keep the room for many.
+            columns.iter_mut().for_each(Array::shrink_to_fit);
+        }
         self.widths.fill(0);
         (self.rows, self.bytes) = (0, 0);
         RecordBatch::try_new(Arc::clone(&self.schema), columns)

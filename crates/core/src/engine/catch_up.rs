@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::connector::{ChangesRequest, Discovered, Event, Flush, Load, Purpose};
 use crate::engine::copy::Report;
-use crate::engine::job::{Ask, Job, LOOK_AGAIN, queued, with_retries};
+use crate::engine::job::{Ask, Job, LOOK_AGAIN, give_up_copy, queued, with_retries};
 use crate::engine::lane::{Lane, MAIN, Route};
 use crate::engine::read_back::rows_now;
 use crate::error::{Error, ErrorKind, Result, Retry};
@@ -74,7 +74,7 @@ impl Job {
     }
 
     /// Goes on with the copies that the last run left open. A table without a key begins anew.
-    pub(crate) fn resume_copies(&mut self) -> Result<()> {
+    pub(crate) fn resume_copies(&mut self) {
         for record in self.tables.values_mut() {
             let Some(copy) = record.copy.as_mut().filter(|c| c.phase == Phase::Copying) else { continue };
             let Some((_, schema)) = self.schemas.get(&record.name) else { continue };
@@ -82,11 +82,11 @@ impl Job {
                 self.pool.begin(&record.name, copy, schema);
             } else {
                 // What it filled is dropped, or replaced at the end when it is the target itself.
-                self.ledger.garbage.extend((copy.into != record.target).then(|| copy.into.clone()));
-                *copy = queued(&record.target, &copy.start, copy.schema_version);
+                let again = queued(&record.target, &copy.start, copy.schema_version);
+                give_up_copy(record, &mut self.ledger);
+                record.copy = Some(again);
             }
         }
-        Ok(())
     }
 
     /// One look at everything that is on its way.
@@ -227,8 +227,9 @@ impl Job {
                 Ok(())
             }
             Report::Failed { error, .. } if error.kind.retry() == Retry::Backoff => {
-                self.ledger.garbage.extend((copy.into != record.target).then(|| copy.into.clone()));
-                *copy = queued(&record.target, &copy.start, copy.schema_version);
+                let again = queued(&record.target, &copy.start, copy.schema_version);
+                give_up_copy(record, &mut self.ledger);
+                record.copy = Some(again);
                 let mut change = Change::new();
                 change.table(&self.context.spec.name, record).ledger(&self.context.spec.name, &self.ledger);
                 self.context.store.commit(change).await?;
@@ -324,6 +325,8 @@ impl Job {
             side.took = side.began.elapsed();
             side.passes += 1;
         }
+        self.settle_parts(MAIN + 1).await?;
+        let Some(side) = &self.side else { return Ok(()) };
         if let Some(to) = side.lane.replay().map(|i| i.to.clone()) {
             return self.pass(to).await;
         }
@@ -340,6 +343,7 @@ impl Job {
             _ => true,
         };
         if !members.iter().all(live) {
+            self.hold = false;
             return Ok(());
         }
         let level = context.same(&position, &self.main.position);
@@ -377,7 +381,6 @@ impl Job {
     /// Reads the log up to exactly `stop`.
     async fn pass(&mut self, stop: Position) -> Result<()> {
         let epoch = self.number().await?;
-        self.settle_parts(MAIN + 1).await?;
         let context = Arc::clone(&self.context);
         let members = self.members();
         let Some(side) = &mut self.side else { return Ok(()) };
@@ -588,8 +591,7 @@ impl Job {
     /// A table that was in a lane has to be copied before it goes on.
     pub(crate) fn queue_again(&mut self, name: &TableName, change: &mut Change) {
         let Some(record) = self.tables.get_mut(name) else { return };
-        let before = record.copy.take().map(|c| c.into).filter(|into| *into != record.target);
-        self.ledger.garbage.extend(before);
+        give_up_copy(record, &mut self.ledger);
         record.state = TableState::Away;
         record.copy = Some(queued(&record.target, &self.main.position, record.schema_version));
         change.table(&self.context.spec.name, record).ledger(&self.context.spec.name, &self.ledger);
@@ -602,9 +604,7 @@ impl Job {
         let at = self.main.position.clone();
         let has_schema = self.schemas.contains_key(name);
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
-        if let Some(shadow) = record.copy.take().map(|c| c.into).filter(|into| *into != record.target) {
-            self.ledger.garbage.push(shadow);
-        }
+        give_up_copy(record, &mut self.ledger);
         let mut copy = queued(&record.target, &at, record.schema_version);
         // What made it stop may be a change of its schema that we do not know.
         if !has_schema || matches!(record.state, TableState::Suspended { .. }) {

@@ -91,8 +91,6 @@ struct State {
     open: BTreeMap<u32, Option<usize>>,
     /// Copies that are writing at this moment.
     writing: BTreeMap<u32, usize>,
-    /// Connections without work.
-    idle: usize,
 }
 
 impl Pool {
@@ -192,10 +190,8 @@ impl Shared {
                     }
                     return work;
                 }
-                state.idle += 1;
             }
             notified.await;
-            self.lock().idle -= 1;
         }
     }
 

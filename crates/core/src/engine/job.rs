@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::connector::{ChangesRequest, CopyStart, Event};
 use crate::engine::catch_up::{Found, Side};
 use crate::engine::copy::{Pool, Report};
-use crate::engine::lane::{Context, Flushed, Lane, MAIN, Refused, Route};
+use crate::engine::lane::{Context, Flushed, Lane, MAIN, Refused, Route, flush_end};
 use crate::engine::status::JobState;
 use crate::error::{Error, Result, Retry};
 use crate::position::Position;
@@ -218,7 +218,7 @@ impl Job {
         }
         self.settle().await?;
         self.open_main().await?;
-        self.resume_copies()?;
+        self.resume_copies();
         loop {
             self.advance().await?;
             match self.next().await {
@@ -358,19 +358,25 @@ impl Job {
         Ok(())
     }
 
-    /// A lane is about to read again what it has sent in parts. A sink that cannot stage them shows some of it, and the
-    /// engine cannot tell how much: up to the log's end of now the lane's tables may be ahead of it.
+    /// A lane that does not read has sent parts of a transaction, and will read it again, or be joined before it. A sink
+    /// that cannot stage them shows some of it, and the engine cannot tell how much: up to the log's end of now the
+    /// lane's tables may be ahead of it.
     pub(crate) async fn settle_parts(&mut self, which: u32) -> Result<()> {
         if !self.lane(which).is_some_and(|l| l.has_part()) {
             return Ok(());
         }
-        let end = self.context.source.end(None).await?.position;
+        let context = Arc::clone(&self.context);
+        let end = context.source.end(None).await?.position;
         let mut change = Change::new();
         let names: Vec<_> = self.tables.keys().cloned().collect();
         for name in names {
             self.raise(which, &name, &end, &mut change);
         }
-        self.context.store.commit(change).await
+        context.store.commit(change).await?;
+        if let Some(lane) = self.lane(which) {
+            lane.part_noted = true;
+        }
+        Ok(())
     }
 
     async fn settle_copies(&mut self) -> Result<()> {
@@ -442,8 +448,7 @@ impl Job {
         let timers = [self.main.timer(options), self.side.as_ref().and_then(|s| s.lane.timer(options))];
         let again = self.waits_for_nothing_in_particular().then(|| Instant::now() + LOOK_AGAIN);
         let timer = timers.into_iter().flatten().chain(again).min();
-        let main_wants =
-            !hold && self.main.wants_events(options) || self.main.replay().is_some() && self.main.wants_events(options);
+        let main_wants = (!hold || self.main.replay().is_some()) && self.main.wants_events(options);
         let side_wants = self.side.as_ref().is_some_and(|s| s.lane.wants_events(options));
         let Job { main, side, pool, requests, control, .. } = self;
         let (mut main_events, main_flush) = main.parts_of(main_wants);
@@ -484,7 +489,7 @@ impl Job {
             let context = Arc::clone(&self.context);
             if let Some(side) = &mut self.side {
                 side.lane.unstored = None;
-                side.lane.store(&context).await?;
+                side.lane.store(&context, Change::new()).await?;
             }
         }
         self.catch_up().await?;
@@ -531,7 +536,10 @@ impl Job {
             self.note_live(&mut change);
         }
         if let Some(lane) = self.lane(which) {
-            lane.write(&context, prepared, change);
+            if !change.is_empty() {
+                lane.store(&context, change).await?;
+            }
+            lane.write(&context, prepared);
         }
         Ok(())
     }
@@ -665,13 +673,11 @@ impl Job {
         tracing::warn!(job = self.name(), table = %name, "suspended: {}", error.line());
         self.leave_lanes(name).await?;
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
-        let given_up = record.copy.take();
+        give_up_copy(record, &mut self.ledger);
         let served = record.state == TableState::Live;
         record.state = TableState::Suspended { error, at: at.filter(|_| served) };
-        let shadow = given_up.map(|c| c.into).filter(|into| *into != record.target);
         let mut change = Change::new();
         change.table(&self.context.spec.name, record);
-        self.ledger.garbage.extend(shadow);
         change.ledger(&self.context.spec.name, &self.ledger);
         self.context.store.commit(change).await?;
         self.context.progress.set_tables(self.tables.values());
@@ -691,7 +697,7 @@ impl Job {
         }
         let context = Arc::clone(&self.context);
         if let Some(side) = self.side.as_mut().filter(|s| s.lane.is_quiet()) {
-            side.lane.store(&context).await?;
+            side.lane.store(&context, Change::new()).await?;
         }
         Ok(End::Stopped)
     }
@@ -722,16 +728,15 @@ impl Job {
     }
 }
 
+/// Forgets a table's copy; a shadow that it filled is dropped later.
+pub(crate) fn give_up_copy(record: &mut TableRecord, ledger: &mut Ledger) {
+    let shadow = record.copy.take().map(|c| c.into).filter(|into| *into != record.target);
+    ledger.garbage.extend(shadow);
+}
+
 /// A table that waits for its copy.
 pub(crate) fn queued(target: &TableName, start: &Position, schema_version: u32) -> CopyRecord {
     CopyRecord { number: 0, start: start.clone(), schema_version, into: target.clone(), phase: Phase::Queued }
-}
-
-async fn flush_end(flush: Option<&mut crate::engine::reader::Task<Result<()>>>) -> Result<()> {
-    match flush {
-        Some(task) => task.join().await.and_then(|r| r),
-        None => std::future::pending().await,
-    }
 }
 
 /// Tries until it succeeds or a person is needed; `failed` is told of each failure and how long the pause is.

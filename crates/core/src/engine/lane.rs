@@ -123,7 +123,11 @@ pub(crate) struct Lane {
     replaying: bool,
     /// Everything that the replayed intent covers is in the buffer.
     complete: bool,
+    /// Parts were sent of the transaction behind the position, in this reading or one before: the labels of whatever
+    /// repeats them must be new.
     part: Option<Intent>,
+    /// The tables are marked as ahead as far as those parts may go.
+    pub(crate) part_noted: bool,
     buffer: Buffer,
     flushing: Option<Flushing>,
     /// Parts staged of the transaction that is being read.
@@ -148,6 +152,7 @@ impl Lane {
             complete: false,
             intent: record.intent,
             part: record.part,
+            part_noted: false,
             routes: BTreeMap::new(),
             events: None,
             buffer: Buffer::default(),
@@ -183,9 +188,9 @@ impl Lane {
         self.flushing.is_none() && self.intent.is_none() && !self.buffer.is_ready()
     }
 
-    /// Whether the last run has begun with parts of a transaction.
+    /// Whether parts of a transaction were sent whose effect on the tables is not noted yet.
     pub(crate) fn has_part(&self) -> bool {
-        self.part.is_some()
+        self.part.is_some() && !self.part_noted
     }
 
     /// Finds out what became of what the last run left open; afterwards no late call may land. What was sent in parts
@@ -201,15 +206,14 @@ impl Lane {
             self.position = intent.to;
             (self.intent, self.part, self.replaying) = (None, None, false);
         }
-        if self.record() != (LaneRecord { position: self.stored.clone(), ..self.record() }) {
-            self.store(context).await?;
+        if self.position != self.stored {
+            self.store(context, Change::new()).await?;
         }
         Ok(())
     }
 
-    /// Stores the lane as it is.
-    pub(crate) async fn store(&mut self, context: &Context) -> Result<()> {
-        let mut change = Change::new();
+    /// Stores the lane as it is, together with `change`.
+    pub(crate) async fn store(&mut self, context: &Context, mut change: Change) -> Result<()> {
         change.lane(&context.spec.name, self.id, &self.record());
         context.store.commit(change).await?;
         self.stored = self.position.clone();
@@ -343,8 +347,9 @@ impl Lane {
         format!("{} {}", self.epoch, self.parts)
     }
 
-    /// Stores the intent, and with it the position before and `change`, then writes in a task of its own.
-    pub(crate) fn write(&mut self, context: &Context, prepared: Prepared, change: Change) {
+    /// Stores the intent, and with it the position before, then writes, in a task of its own. The task may store nothing
+    /// else: what the job's loop stores meanwhile would be overwritten.
+    pub(crate) fn write(&mut self, context: &Context, prepared: Prepared) {
         let Prepared { loads, to, commit, .. } = prepared;
         let number = self.part_number(commit.as_ref());
         let label = self.writer.label(
@@ -352,26 +357,20 @@ impl Lane {
             &[&self.position.to_string(), &to.to_string(), &number],
         );
         let intent = self.intent(context, &to, label, &loads);
-        self.send(context, loads, intent, commit, change);
+        self.send(context, loads, intent, commit);
     }
 
-    fn send(
-        &mut self,
-        context: &Context,
-        loads: Vec<Load>,
-        intent: Intent,
-        commit: Option<Commit>,
-        mut change: Change,
-    ) {
+    fn send(&mut self, context: &Context, loads: Vec<Load>, intent: Intent, commit: Option<Commit>) {
         if commit.is_some() {
             (self.replaying, self.complete) = (false, false);
         }
         if context.rules.intent {
             match commit {
                 Some(_) => self.intent = Some(intent.clone()),
-                None => self.part = Some(intent.clone()),
+                None => (self.part, self.part_noted) = (Some(intent.clone()), false),
             }
         }
+        let mut change = Change::new();
         change.lane(&context.spec.name, self.id, &self.record());
         self.unstored = None;
         let writer = self.writer.clone();
@@ -427,10 +426,7 @@ impl Lane {
 
     /// Waits for the flush under way; pends for ever without one. Cancel-safe.
     pub(crate) async fn flush_end(&mut self) -> Result<()> {
-        match &mut self.flushing {
-            Some(flushing) => flushing.task.join().await.and_then(|r| r),
-            None => std::future::pending().await,
-        }
+        flush_end(self.flushing.as_mut().map(|f| &mut f.task)).await
     }
 
     /// A flush has ended. When rows of one table cannot be written, the rest is written without them.
@@ -483,7 +479,7 @@ impl Lane {
         {
             self.reached(context, commit);
         } else {
-            self.send(context, loads, intent, done.commit, Change::new());
+            self.send(context, loads, intent, done.commit);
         }
         Ok(Flushed::Refused(Box::new(Refused { table: culprit, error, parked, label })))
     }
@@ -501,6 +497,14 @@ impl Lane {
                 s.transactions += commit.transactions;
             });
         }
+    }
+}
+
+/// Waits for a flush; pends for ever without one. Cancel-safe.
+pub(crate) async fn flush_end(flush: Option<&mut Task<Result<()>>>) -> Result<()> {
+    match flush {
+        Some(task) => task.join().await.and_then(|r| r),
+        None => std::future::pending().await,
     }
 }
 

@@ -33,7 +33,7 @@ use crate::intent::Writer;
 use crate::position::Position;
 use crate::schema::{TableChange, TableName};
 use crate::store::{Change, Desired, JobRecord, Store};
-use job::{Ask, Control, Job, Request};
+use job::{Ask, Control, Job, Request, give_up_copy};
 use lane::{Context, MAIN};
 use reader::Task;
 use status::Progress;
@@ -254,8 +254,7 @@ impl Engine {
         let mut ledger = self.store.ledger(&name)?;
         let mut change = Change::new();
         for mut table in self.store.tables(&name)? {
-            let shadow = table.copy.take().filter(|c| c.number > 0 && c.into != table.target);
-            ledger.garbage.extend(shadow.map(|c| c.into));
+            give_up_copy(&mut table, &mut ledger);
             change.remove_splits(&name, &table.name).table(&name, &table);
         }
         for lane in ledger.side.take().into_iter().chain([MAIN]) {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::connector::Statement;
-use crate::engine::job::{Job, queued, with_retries};
+use crate::engine::job::{Job, give_up_copy, queued, with_retries};
 use crate::engine::lane::MAIN;
 use crate::engine::status::JobState;
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ impl Job {
         self.main.ddl = Some(DdlIntent { change, to, steps: plan.steps, done: 0, joined });
         if !only_recorded {
             let context = Arc::clone(&self.context);
-            self.main.store(&context).await?;
+            self.main.store(&context, Change::new()).await?;
         }
         self.finish_schema_change().await
     }
@@ -85,7 +85,7 @@ impl Job {
             }
             // The last step is recorded together with the new tables.
             if number + 1 < intent.steps.len() && given_up.is_empty() {
-                self.main.store(&context).await?;
+                self.main.store(&context, Change::new()).await?;
             }
         }
         plan.failed.extend(given_up);
@@ -401,16 +401,6 @@ fn come_back(plan: &mut Plan, target: &TableName) -> bool {
     let before = plan.ledger.left.len();
     plan.ledger.left.retain(|t| t != target);
     plan.ledger.left.len() < before
-}
-
-/// Forgets a table's copy; a shadow that it filled is dropped later.
-fn give_up_copy(record: &mut TableRecord, ledger: &mut Ledger) {
-    if let Some(copy) = record.copy.take()
-        && copy.number > 0
-        && copy.into != record.target
-    {
-        ledger.garbage.push(copy.into);
-    }
 }
 
 /// Whether a live table was being copied again under that name.

@@ -338,7 +338,9 @@ fn compare(store: &Store, world: &Mutex<World>, sink: &ModelSink, found: &Mutex<
         }
         found.compared += 1;
         if let Some(difference) = difference {
-            found.difference.get_or_insert(difference);
+            let record = |t: &TableRecord| format!("\n  {}: {:?}, {:?}", t.name, t.state, t.copy);
+            let tables: String = tables.iter().map(record).collect();
+            found.difference.get_or_insert(difference + &tables);
         }
     }
 }

@@ -67,8 +67,8 @@ fn manual() -> Options {
     Options { background: false, direct_rows: 40, piece_bytes: 1000, ..Options::default() }
 }
 
-/// All live rows as text, by key.
-fn contents(view: &TableView) -> BTreeMap<String, Vec<Option<String>>> {
+/// All live rows as text.
+fn live_rows(view: &TableView) -> Vec<Vec<Option<String>>> {
     let mut batches = view.delta().unwrap();
     for segment in &view.segments {
         let live = parquet::arrow::arrow_reader::RowSelection::from_boolean_buffer(segment.live());
@@ -76,7 +76,7 @@ fn contents(view: &TableView) -> BTreeMap<String, Vec<Option<String>>> {
             batches.push(value::adapt(&view.table, &batch.unwrap()).unwrap());
         }
     }
-    let mut out = BTreeMap::new();
+    let mut out = Vec::new();
     for batch in batches {
         let columns: Vec<_> = view
             .table
@@ -85,11 +85,18 @@ fn contents(view: &TableView) -> BTreeMap<String, Vec<Option<String>>> {
             .zip(batch.columns())
             .map(|(c, a)| text::render(a, &c.data_type).unwrap())
             .collect();
-        for row in 0..batch.num_rows() {
-            let values: Vec<_> = columns.iter().map(|c| c.is_valid(row).then(|| c.value(row).to_string())).collect();
-            let old = out.insert(values[0].clone().unwrap(), values);
-            assert!(old.is_none(), "a key is live twice: {old:?}");
-        }
+        let value = |c: &arrow::array::StringArray, row| c.is_valid(row).then(|| c.value(row).to_string());
+        out.extend((0..batch.num_rows()).map(|row| columns.iter().map(|c| value(c, row)).collect::<Vec<_>>()));
+    }
+    out
+}
+
+/// All live rows as text, by key.
+fn contents(view: &TableView) -> BTreeMap<String, Vec<Option<String>>> {
+    let mut out = BTreeMap::new();
+    for values in live_rows(view) {
+        let old = out.insert(values[0].clone().unwrap(), values);
+        assert!(old.is_none(), "a key is live twice: {old:?}");
     }
     assert_eq!(out.len() as u64, view.live_rows, "the count of live rows is exact");
     out

@@ -158,8 +158,7 @@ impl Statement<'_> {
                 }
                 let names: Vec<_> = tables.iter().map(ToString::to_string).collect();
                 let why = why.with("table", names.join(", ")).with("statement", shown).hint(
-                    "the table is suspended because its copy can no longer follow: drop it from the job and sync it \
-                     again",
+                    "the table is suspended because its copy can no longer follow; copy it again: freshet resync JOB TABLE",
                 );
                 Parsed::CannotFollow { tables, why }
             }

@@ -308,26 +308,9 @@ async fn what_was_seen_and_is_no_longer_so_is_not_written() {
 
 /// A table's rows with how often each is there.
 fn counts(view: &TableView) -> BTreeMap<Vec<Option<String>>, usize> {
-    let mut batches = view.delta().unwrap();
-    for segment in &view.segments {
-        let live = parquet::arrow::arrow_reader::RowSelection::from_boolean_buffer(segment.live());
-        for batch in segment.open().unwrap().batches(Some(live), 100).unwrap() {
-            batches.push(value::adapt(&view.table, &batch.unwrap()).unwrap());
-        }
-    }
     let mut out = BTreeMap::new();
-    for batch in batches {
-        let columns: Vec<_> = view
-            .table
-            .columns
-            .iter()
-            .zip(batch.columns())
-            .map(|(c, a)| text::render(a, &c.data_type).unwrap())
-            .collect();
-        for row in 0..batch.num_rows() {
-            let values: Vec<_> = columns.iter().map(|c| c.is_valid(row).then(|| c.value(row).to_string())).collect();
-            *out.entry(values).or_default() += 1;
-        }
+    for values in live_rows(view) {
+        *out.entry(values).or_default() += 1;
     }
     assert_eq!(out.values().sum::<usize>() as u64, view.live_rows, "the count of live rows is exact");
     out
