@@ -290,6 +290,9 @@ pub enum Settled {
     Done,
     /// It is not done, and no late call can still do it.
     NotDone,
+    /// The sink does not remember labels as old as this one: it may be done. (Doris forgets labels after hours, or
+    /// when there are too many.)
+    Forgotten,
 }
 
 /// Where changes go.

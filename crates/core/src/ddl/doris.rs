@@ -42,7 +42,9 @@ pub fn plan(
         }
         TableChange::AddColumn { column, .. } => {
             let schema = after.ok_or_else(|| Error::internal("no schema behind a new column"))?;
-            alter(format!("ADD COLUMN {}{}", column_definition(which, schema, column), place(schema, &column.name)))
+            let is_last = target_order(schema).last().is_some_and(|c| c.name == column.name);
+            let place = if is_last { String::new() } else { place(schema, &column.name) };
+            alter(format!("ADD COLUMN {}{place}", column_definition(which, schema, column)))
         }
         TableChange::DropColumn { name } => alter(format!("DROP COLUMN {}", quote_name(name))),
         TableChange::RenameColumn { from, to } => {
@@ -147,7 +149,6 @@ fn place(schema: &TableSchema, name: &str) -> String {
     let order = target_order(schema);
     match order.iter().position(|c| c.name == name) {
         None | Some(0) => " FIRST".into(),
-        Some(at) if at + 1 == order.len() => String::new(),
         Some(at) => format!(" AFTER {}", quote_name(&order[at - 1].name)),
     }
 }
@@ -177,5 +178,9 @@ mod tests {
         let change = TableChange::MoveColumn { name: "first".into(), position: ColumnPosition::First };
         let moved = plan(Doris::Embedded, &schema.name, &change, Some(&schema)).unwrap();
         assert_eq!(moved[0].0, "ALTER TABLE `d`.`t` MODIFY COLUMN `first` INT NULL FIRST");
+        // Without a place it would stay where it is.
+        let change = TableChange::MoveColumn { name: "note".into(), position: ColumnPosition::Last };
+        let moved = plan(Doris::Embedded, &schema.name, &change, Some(&schema)).unwrap();
+        assert_eq!(moved[0].0, "ALTER TABLE `d`.`t` MODIFY COLUMN `note` INT NULL AFTER `middle`");
     }
 }

@@ -12,19 +12,22 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use tokio::time::Instant;
 
-use crate::connector::{ChangesRequest, Discovered, Event, Flush, Load, Purpose};
+use crate::connector::{ChangesRequest, Discovered, Event, Flush, Load, Purpose, Statement};
 use crate::engine::copy::Report;
 use crate::engine::job::{Ask, Job, LOOK_AGAIN, give_up_copy, queued, with_retries};
 use crate::engine::lane::{Lane, MAIN, Route};
 use crate::engine::read_back::rows_now;
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::intent::{Label, Writer};
 use crate::pattern::TablePattern;
 use crate::position::Position;
 use crate::schema::{SchemaChange, TableChange, TableName, TableSchema};
-use crate::store::{Change, CopyRecord, LaneRecord, Phase, SchemaRecord, TableRecord, TableState};
+use crate::store::{Change, CopyRecord, Doubt, LaneRecord, Phase, SchemaRecord, TableRecord, TableState};
 
 /// A pass as short as this is followed by the last one, for which the main lane holds.
 const SHORT_PASS: Duration = Duration::from_millis(100);
+/// More statements than any sink creates a table with.
+pub(crate) const CREATION_STEPS: usize = 4;
 /// After so many passes the main lane holds in any case.
 const PASSES: u32 = 8;
 
@@ -177,29 +180,34 @@ impl Job {
 
     async fn create(&self, record: &TableRecord, schema: &TableSchema) -> Result<()> {
         let Some(CopyRecord { into, number, .. }) = &record.copy else { return Ok(()) };
-        let mut changes = vec![TableChange::CreateTable(schema.clone())];
-        if self.context.spec.options.replace && *into == record.target {
-            changes.insert(0, TableChange::DropTable);
-        }
-        let mut step = 0;
-        for change in changes {
-            for statement in self.context.sink.plan(into, &change, Some(schema))? {
-                let label = self
-                    .main
-                    .writer
-                    .label("create", &[&record.name.to_string(), &number.to_string(), &step.to_string()]);
-                self.context.sink.apply(&label, &statement).await.map_err(|e| match e.kind {
-                    ErrorKind::AlreadyExists => e.hint(format!(
-                        "drop it (freshet sql 'DROP TABLE {}'), sync with --replace, or give another \
-                         --target-database",
-                        into.quoted()
-                    )),
-                    _ => e,
-                })?;
-                step += 1;
-            }
+        for (step, statement) in self.creation_plan(into, record, schema)?.iter().enumerate() {
+            let label = creation(&self.main.writer, &record.name, *number, step);
+            self.context.sink.apply(&label, statement).await.map_err(|e| match e.kind {
+                ErrorKind::AlreadyExists => e.hint(format!(
+                    "drop it (freshet sql 'DROP TABLE {}'), sync with --replace, or give another \
+                     --target-database",
+                    into.quoted()
+                )),
+                _ => e,
+            })?;
         }
         Ok(())
+    }
+
+    /// The statements that create what a copy fills.
+    pub(crate) fn creation_plan(
+        &self,
+        into: &TableName,
+        record: &TableRecord,
+        schema: &TableSchema,
+    ) -> Result<Vec<Statement>> {
+        let sink = &self.context.sink;
+        let mut plan = Vec::new();
+        if self.context.spec.options.replace && *into == record.target {
+            plan = sink.plan(into, &TableChange::DropTable, Some(schema))?;
+        }
+        plan.extend(sink.plan(into, &TableChange::CreateTable(schema.clone()), Some(schema))?);
+        Ok(plan)
     }
 
     /// A copy has ended, well or not.
@@ -599,7 +607,7 @@ impl Job {
     }
 
     /// Queues a table for a new copy. One that is live stays so; one that is being copied begins anew.
-    async fn resync(&mut self, name: &TableName) -> Result<()> {
+    pub(crate) async fn resync(&mut self, name: &TableName) -> Result<()> {
         self.leave_copy(name).await?;
         let at = self.main.position.clone();
         let has_schema = self.schemas.contains_key(name);
@@ -673,10 +681,22 @@ impl Job {
         self.route_main();
         self.main.unstored.get_or_insert_with(Instant::now);
         let label = self.main.writer.label("repair", &[&name.to_string(), &number.to_string()]);
+        self.ledger.doubts.push(Doubt { label: label.clone(), intent: None, creates: None });
+        let mut change = Change::new();
+        change.ledger(self.name(), &self.ledger);
+        context.store.commit(change).await?;
         let load = Load { target, label: label.clone(), rows, exact: false };
         let flush = || Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy };
-        with_retries(|| context.sink.write(flush()), |e, pause| self.retrying(e, pause)).await
+        let written = with_retries(|| context.sink.write(flush()), |e, pause| self.retrying(e, pause)).await;
+        // It is stored with what comes next; until then it is asked for once more.
+        self.ledger.doubts.retain(|d| d.label != label);
+        written
     }
+}
+
+/// The label of a statement that creates what a copy fills.
+pub(crate) fn creation(writer: &Writer, name: &TableName, number: u32, step: usize) -> Label {
+    writer.label("create", &[&name.to_string(), &number.to_string(), &step.to_string()])
 }
 
 /// A table that nobody else has, in the target's database.

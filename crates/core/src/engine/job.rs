@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::connector::{ChangesRequest, CopyStart, Event};
+use crate::connector::{ChangesRequest, CopyStart, Event, Settled};
 use crate::engine::catch_up::{Found, Side};
 use crate::engine::copy::{Pool, Report};
 use crate::engine::lane::{Context, Flushed, Lane, MAIN, Refused, Route, flush_end};
@@ -19,7 +19,9 @@ use crate::engine::status::JobState;
 use crate::error::{Error, Result, Retry};
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
-use crate::store::{Change, CopyRecord, LaneRecord, Ledger, Parked, Phase, SchemaRecord, TableRecord, TableState};
+use crate::store::{
+    Change, CopyRecord, Doubt, LaneRecord, Ledger, Parked, Phase, SchemaRecord, TableRecord, TableState,
+};
 
 /// The longest pause between two tries.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -93,6 +95,18 @@ pub struct Rules {
     pub keyless_anew: bool,
     /// The source is told the lowest position of all lanes.
     pub acknowledge_lowest: bool,
+    /// A transaction in parts that is read again has other labels.
+    pub part_labels: bool,
+    /// Tables of which parts were sent are not taken for equal before the lane has passed them.
+    pub note_parts: bool,
+    /// A load that the sink refuses is settled before its table goes on.
+    pub settle_refused: bool,
+    /// Flushes that the sink has forgotten are not simply repeated.
+    pub forgotten: bool,
+    /// A job that begins anew has other labels.
+    pub incarnations: bool,
+    /// What an earlier incarnation had begun is settled, too.
+    pub doubts: bool,
 }
 
 impl Default for Rules {
@@ -114,6 +128,12 @@ impl Default for Rules {
             numbers: true,
             keyless_anew: true,
             acknowledge_lowest: true,
+            part_labels: true,
+            note_parts: true,
+            settle_refused: true,
+            forgotten: true,
+            incarnations: true,
+            doubts: true,
         }
     }
 }
@@ -212,13 +232,13 @@ impl Job {
 
     async fn run_once(&mut self) -> Result<End> {
         self.state(JobState::Starting);
-        self.load()?;
-        if self.context.store.lane(self.name(), MAIN)?.is_none() {
-            self.begin().await?;
+        let mut control = self.control.clone();
+        // Whatever has been begun is settled at the next start, as after a crash.
+        tokio::select! {
+            biased;
+            () = stopped(&mut control) => return Ok(End::Stopped),
+            begun = self.start_up() => begun?,
         }
-        self.settle().await?;
-        self.open_main().await?;
-        self.resume_copies();
         loop {
             self.advance().await?;
             match self.next().await {
@@ -238,6 +258,17 @@ impl Job {
                 Next::Timer => {}
             }
         }
+    }
+
+    async fn start_up(&mut self) -> Result<()> {
+        self.load()?;
+        if self.context.store.lane(self.name(), MAIN)?.is_none() {
+            self.begin().await?;
+        }
+        self.settle().await?;
+        self.open_main().await?;
+        self.resume_copies();
+        Ok(())
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -307,8 +338,11 @@ impl Job {
                 Err(error) => (TableState::Suspended { error: error.clone(), at: None }, 0),
             };
             let copy = found.schema.is_ok().then(|| queued(&target, &low, schema_version));
+            let left = self.ledger.left.len();
+            self.ledger.left.retain(|t| *t != target);
+            let came_back = self.ledger.left.len() < left;
             let record = TableRecord {
-                created: known.as_ref().is_some_and(|k| k.created && k.target == target),
+                created: came_back || known.as_ref().is_some_and(|k| k.created && k.target == target),
                 target,
                 name: found.name.clone(),
                 schema_version,
@@ -345,9 +379,12 @@ impl Job {
     async fn settle(&mut self) -> Result<()> {
         let context = Arc::clone(&self.context);
         if context.rules.settle {
-            self.main.settle(&context).await?;
-            if let Some(side) = &mut self.side {
-                side.lane.settle(&context).await?;
+            self.settle_doubts().await?;
+            for which in [MAIN, MAIN + 1] {
+                let Some(lane) = self.lane(which) else { continue };
+                if lane.settle(&context).await? && context.rules.forgotten {
+                    self.distrust(which).await?;
+                }
             }
             self.settle_copies().await?;
             self.settle_creations().await?;
@@ -362,7 +399,7 @@ impl Job {
     /// that cannot stage them shows some of it, and the engine cannot tell how much: up to the log's end of now the
     /// lane's tables may be ahead of it.
     pub(crate) async fn settle_parts(&mut self, which: u32) -> Result<()> {
-        if !self.lane(which).is_some_and(|l| l.has_part()) {
+        if !self.lane(which).is_some_and(|l| l.has_part()) || !self.context.rules.note_parts {
             return Ok(());
         }
         let context = Arc::clone(&self.context);
@@ -377,6 +414,55 @@ impl Job {
             lane.part_noted = true;
         }
         Ok(())
+    }
+
+    /// The sink does not know any more whether it has the flush that the lane had begun. What is written again whole does
+    /// no harm; what counts on the rows before is read from the source, and tables without a key are copied again.
+    async fn distrust(&mut self, which: u32) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        let end = context.source.end(None).await?.position;
+        let mut change = Change::new();
+        let tables: Vec<_> = self.schemas.iter().map(|(name, (_, schema))| (name.clone(), schema.has_key())).collect();
+        for (name, keyed) in tables {
+            let Some(record) = self.tables.get(&name) else { continue };
+            let member = match which {
+                MAIN => matches!(record.state, TableState::Live | TableState::CatchingUp { .. }),
+                _ => record.copy.as_ref().is_some_and(|c| matches!(c.phase, Phase::CatchingUp { .. })),
+            };
+            match (member, keyed) {
+                (false, _) => {}
+                (true, true) => self.raise(which, &name, &end, &mut change),
+                (true, false) if which == MAIN => self.queue_again(&name, &mut change),
+                (true, false) => self.resync(&name).await?,
+            }
+        }
+        context.store.commit(change).await
+    }
+
+    async fn settle_doubts(&mut self) -> Result<()> {
+        if self.ledger.doubts.is_empty() {
+            return Ok(());
+        }
+        let mut created: BTreeMap<TableName, usize> = BTreeMap::new();
+        for Doubt { label, intent, creates } in std::mem::take(&mut self.ledger.doubts) {
+            if self.context.rules.doubts
+                && self.context.sink.settle(&label, intent.as_ref()).await? == Settled::Done
+                && let Some(table) = creates
+            {
+                *created.entry(table).or_default() += 1;
+            }
+        }
+        let mut change = Change::new();
+        for (name, steps) in created {
+            let (Some(record), Some((_, schema))) = (self.tables.get(&name), self.schemas.get(&name)) else { continue };
+            let all = self.creation_plan(&record.target, record, schema)?.len();
+            if let Some(record) = self.tables.get_mut(&name).filter(|_| steps == all) {
+                record.created = true;
+                change.table(&self.context.spec.name, record);
+            }
+        }
+        change.ledger(self.name(), &self.ledger);
+        self.context.store.commit(change).await
     }
 
     async fn settle_copies(&mut self) -> Result<()> {
@@ -615,7 +701,7 @@ impl Job {
             Flushed::Done => self.acknowledge().await,
             Flushed::Refused(refused) => {
                 let Refused { table, error, parked, label } = *refused;
-                if let Some(label) = label {
+                if let Some(label) = label.filter(|_| context.rules.settle_refused) {
                     // Before the table may go on: a late call must not land behind what comes then.
                     with_retries(|| context.sink.settle(&label, None), |e, pause| self.retrying(e, pause)).await?;
                 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::batch::ChangeBatch;
-use crate::connector::{ChangesRequest, Commit, Flush, Load, Purpose, Sink, Source};
+use crate::connector::{ChangesRequest, Commit, Flush, Load, Purpose, Settled, Sink, Source};
 use crate::engine::buffer::Buffer;
 use crate::engine::fold::fold;
 use crate::engine::job::{Rules, with_retries};
@@ -194,22 +194,19 @@ impl Lane {
     }
 
     /// Finds out what became of what the last run left open; afterwards no late call may land. What was sent in parts
-    /// stays noted until the transaction is read again.
-    pub(crate) async fn settle(&mut self, context: &Context) -> Result<()> {
-        use crate::connector::Settled::Done;
+    /// stays noted until the transaction is read again. Returns whether the sink has forgotten the flush that had begun.
+    pub(crate) async fn settle(&mut self, context: &Context) -> Result<bool> {
         if let Some(part) = &self.part {
             context.sink.settle(&part.label, Some(part)).await?;
         }
-        if let Some(intent) = self.intent.clone()
-            && context.sink.settle(&intent.label, Some(&intent)).await? == Done
-        {
+        let Some(intent) = self.intent.clone() else { return Ok(false) };
+        let settled = context.sink.settle(&intent.label, Some(&intent)).await?;
+        if settled == Settled::Done {
             self.position = intent.to;
             (self.intent, self.part, self.replaying) = (None, None, false);
-        }
-        if self.position != self.stored {
             self.store(context, Change::new()).await?;
         }
-        Ok(())
+        Ok(settled == Settled::Forgotten)
     }
 
     /// Stores the lane as it is, together with `change`.
@@ -323,7 +320,12 @@ impl Lane {
             }
             let label = self.writer.label(
                 &name.table,
-                &[&name.to_string(), &self.position.to_string(), &to.to_string(), &self.part_number(commit.as_ref())],
+                &[
+                    &name.to_string(),
+                    &self.position.to_string(),
+                    &to.to_string(),
+                    &self.part_number(commit.as_ref(), &context.rules),
+                ],
             );
             let load = |rows| Load { target: route.target.clone(), label: label.clone(), rows, exact: route.exact };
             loads.extend(folded.into_iter().map(load));
@@ -340,18 +342,19 @@ impl Lane {
     }
 
     /// A transaction in parts is read anew after a restart, with other boundaries: all of its labels are new then.
-    fn part_number(&self, commit: Option<&Commit>) -> String {
+    fn part_number(&self, commit: Option<&Commit>, rules: &Rules) -> String {
         if commit.is_some() && self.part.is_none() {
             return String::new();
         }
-        format!("{} {}", self.epoch, self.parts)
+        let epoch = if rules.part_labels { self.epoch } else { 0 };
+        format!("{epoch} {}", self.parts)
     }
 
     /// Stores the intent, and with it the position before, then writes, in a task of its own. The task may store nothing
     /// else: what the job's loop stores meanwhile would be overwritten.
     pub(crate) fn write(&mut self, context: &Context, prepared: Prepared) {
         let Prepared { loads, to, commit, .. } = prepared;
-        let number = self.part_number(commit.as_ref());
+        let number = self.part_number(commit.as_ref(), &context.rules);
         let label = self.writer.label(
             if commit.is_some() { "flush" } else { "part" },
             &[&self.position.to_string(), &to.to_string(), &number],

@@ -32,8 +32,9 @@ use crate::error::{Error, Result};
 use crate::intent::Writer;
 use crate::position::Position;
 use crate::schema::{TableChange, TableName};
-use crate::store::{Change, Desired, JobRecord, Store};
-use job::{Ask, Control, Job, Request, give_up_copy};
+use crate::store::{Change, Desired, Doubt, JobRecord, Phase, Store};
+use catch_up::{CREATION_STEPS, creation};
+use job::{Ask, Control, Job, Request, give_up_copy, queued};
 use lane::{Context, MAIN};
 use reader::Task;
 use status::Progress;
@@ -71,6 +72,8 @@ pub struct Engine {
     connectors: Connectors,
     rules: Rules,
     running: Mutex<BTreeMap<String, Running>>,
+    /// Held by whoever starts or ends jobs, so that no job ever runs beside itself; whether the engine has ended.
+    turn: tokio::sync::Mutex<bool>,
 }
 
 impl Engine {
@@ -85,7 +88,7 @@ impl Engine {
 
     /// Over a store that is open already, with rules that the simulation may break.
     pub fn with_store(store: Store, connectors: Connectors, rules: Rules) -> Arc<Engine> {
-        Arc::new(Engine { store, connectors, rules, running: Mutex::default() })
+        Arc::new(Engine { store, connectors, rules, running: Mutex::default(), turn: Default::default() })
     }
 
     /// Stores a new job and starts it.
@@ -101,6 +104,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::create`].
     pub async fn create_with_incarnation(self: &Arc<Self>, spec: JobSpec, incarnation: u64) -> Result<()> {
+        let _turn = self.turn().await?;
         spec.validate()?;
         (self.connectors.source)(&spec.source)?;
         (self.connectors.sink)(&spec.sink)?;
@@ -129,6 +133,7 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read. A job that cannot start is shown as failed.
     pub async fn start_all(self: &Arc<Self>) -> Result<()> {
+        let _turn = self.turn().await?;
         for record in self.store.jobs()? {
             if record.desired == Desired::Running && !self.lock().contains_key(&record.spec.name) {
                 self.start(&record)?;
@@ -198,6 +203,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`.
     pub async fn pause(&self, name: &str) -> Result<()> {
+        let _turn = self.turn().await?;
         self.set_desired(name, Desired::Paused).await?;
         self.end(name).await;
         Ok(())
@@ -208,6 +214,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`.
     pub async fn resume(self: &Arc<Self>, name: &str) -> Result<()> {
+        let _turn = self.turn().await?;
         let record = self.mark_resumed(name).await?;
         self.end(name).await;
         self.start(&record)
@@ -235,6 +242,7 @@ impl Engine {
                 return Err(Error::config(format!("the job is {state}: single tables are copied again while it runs"))
                     .hint(format!("freshet resume {job}, or copy all of its tables again: freshet resync {job}")));
             }
+            let _turn = self.turn().await?;
             self.end(job).await;
             let record = self.mark_resynced(job).await?;
             return self.start(&record);
@@ -250,11 +258,17 @@ impl Engine {
     pub async fn mark_resynced(&self, job: &str) -> Result<JobRecord> {
         let mut record = self.store.job(job)?.ok_or_else(|| self.no_job(job))?;
         let name = record.spec.name.clone();
-        (record.incarnation, record.desired, record.failed) = (random()?, Desired::Running, None);
         let mut ledger = self.store.ledger(&name)?;
+        ledger.doubts = self.doubts(&record)?;
+        (record.desired, record.failed) = (Desired::Running, None);
+        if self.rules.incarnations {
+            record.incarnation = random()?;
+        }
         let mut change = Change::new();
         for mut table in self.store.tables(&name)? {
             give_up_copy(&mut table, &mut ledger);
+            // So it is seen that it is due; where it begins is found out then.
+            table.copy = Some(queued(&table.target, &Position::at(""), table.schema_version));
             change.remove_splits(&name, &table.name).table(&name, &table);
         }
         for lane in ledger.side.take().into_iter().chain([MAIN]) {
@@ -293,42 +307,89 @@ impl Engine {
     /// # Errors
     /// `NotFound`.
     pub async fn drop_job(&self, name: &str) -> Result<()> {
-        if self.store.job(name)?.is_none() {
-            return Err(self.no_job(name));
-        }
+        let _turn = self.turn().await?;
+        let record = self.store.job(name)?.ok_or_else(|| self.no_job(name))?;
         self.end(name).await;
-        self.drop_shadows(name).await;
+        if let Err(error) = self.clean_up(&record).await {
+            tracing::warn!(job = name, "tables of unfinished copies may be left: {}", error.line());
+        }
         let mut change = Change::new();
         change.remove_job(name);
         self.store.commit(change).await
     }
 
-    /// Drops what unfinished copies have filled. A sink that does not answer keeps it; the job is forgotten all the same.
-    async fn drop_shadows(&self, name: &str) {
-        let dropped = async {
-            let Some(record) = self.store.job(name)? else { return Ok(()) };
-            let tables = self.store.tables(name)?.into_iter();
-            let filled = tables.filter_map(|t| t.copy.map(|c| c.into).filter(|into| *into != t.target));
-            let shadows: Vec<TableName> = self.store.ledger(name)?.garbage.into_iter().chain(filled).collect();
-            if shadows.is_empty() {
-                return Ok(());
+    /// What a job had begun at the sink when it ended.
+    fn doubts(&self, record: &JobRecord) -> Result<Vec<Doubt>> {
+        let name = record.spec.name.as_str();
+        let ledger = self.store.ledger(name)?;
+        let writer = Writer { job: name.to_string(), incarnation: record.incarnation, lane: MAIN };
+        let mut doubts = ledger.doubts;
+        let mut add = |label, intent| doubts.push(Doubt { label, intent, creates: None });
+        for lane in ledger.side.into_iter().chain([MAIN]) {
+            let Some(lane) = self.store.lane(name, lane)? else { continue };
+            for intent in lane.intent.into_iter().chain(lane.part) {
+                add(intent.label.clone(), Some(intent));
             }
-            let sink = (self.connectors.sink)(&record.spec.sink)?;
-            let writer = Writer { job: name.to_string(), incarnation: record.incarnation, lane: MAIN };
-            for shadow in shadows {
-                for statement in sink.plan(&shadow, &TableChange::DropTable, None)? {
-                    sink.apply(&writer.label("dropped", &[&shadow.to_string()]), &statement).await?;
-                }
+            if let Some(ddl) = lane.ddl {
+                ddl.steps.into_iter().skip(ddl.done).for_each(|step| add(step.label, None));
             }
-            Ok::<(), Error>(())
-        };
-        if let Err(error) = dropped.await {
-            tracing::warn!(job = name, "tables of unfinished copies are left: {}", error.line());
         }
+        for table in self.store.tables(name)? {
+            let splits = self.store.splits(name, &table.name)?;
+            splits.into_iter().filter_map(|s| s.begun).for_each(|label| add(label, None));
+        }
+        for table in self.store.tables(name)? {
+            let Some(copy) = table.copy.filter(|c| c.phase == Phase::Queued && c.number > 0) else { continue };
+            let creates = Some(table.name.clone()).filter(|_| copy.into == table.target);
+            doubts.extend((0..CREATION_STEPS).map(|step| Doubt {
+                label: creation(&writer, &table.name, copy.number, step),
+                intent: None,
+                creates: creates.clone(),
+            }));
+        }
+        Ok(doubts)
     }
 
-    /// Ends all jobs gracefully; they go on when the engine is opened again.
+    /// Settles what the job had begun, because nothing of it may land in tables that somebody else fills later, and drops
+    /// what unfinished copies have filled. A sink that does not answer keeps that; the job is forgotten all the same.
+    async fn clean_up(&self, record: &JobRecord) -> Result<()> {
+        let name = record.spec.name.as_str();
+        let doubts = self.doubts(record)?;
+        let tables = self.store.tables(name)?.into_iter();
+        let filled = tables.filter_map(|t| t.copy.map(|c| c.into).filter(|into| *into != t.target));
+        let shadows: Vec<TableName> = self.store.ledger(name)?.garbage.into_iter().chain(filled).collect();
+        if shadows.is_empty() && doubts.is_empty() {
+            return Ok(());
+        }
+        let sink = (self.connectors.sink)(&record.spec.sink)?;
+        for Doubt { label, intent, .. } in doubts.into_iter().filter(|_| self.rules.doubts) {
+            sink.settle(&label, intent.as_ref()).await?;
+        }
+        let writer = Writer { job: name.to_string(), incarnation: record.incarnation, lane: MAIN };
+        for shadow in shadows {
+            for statement in sink.plan(&shadow, &TableChange::DropTable, None)? {
+                sink.apply(&writer.label("dropped", &[&shadow.to_string()]), &statement).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else starts or ends jobs.
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, bool>> {
+        let turn = self.turn.lock().await;
+        if *turn {
+            return Err(Error::config("Freshet is ending").hint("ask again when it has been started again"));
+        }
+        Ok(turn)
+    }
+
+    /// Ends all jobs gracefully; they go on when the engine is opened again. Nothing is started any more.
     pub async fn shutdown(&self) {
+        for running in self.lock().values() {
+            running.control.send_replace(Control::Stop);
+        }
+        let mut ended = self.turn.lock().await;
+        *ended = true;
         let names: Vec<_> = self.lock().keys().cloned().collect();
         for running in self.lock().values() {
             running.control.send_replace(Control::Stop);

@@ -180,6 +180,20 @@ pub struct Ledger {
     /// Targets that the job created and whose tables have left it: a table that comes back under the name takes their
     /// place with its copy.
     pub left: Vec<TableName>,
+    /// What was begun besides the lanes and copies, or by an earlier incarnation of the job.
+    #[serde(default)]
+    pub doubts: Vec<Doubt>,
+}
+
+/// Something at the sink that may not be done, or be done late, until the sink has been asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// Its label.
+    pub label: Label,
+    /// The flush, if it is one.
+    pub intent: Option<Intent>,
+    /// The table whose target it creates, if it does.
+    pub creates: Option<TableName>,
 }
 
 /// A split of a copy.

@@ -113,6 +113,10 @@ impl Sim {
     fn life(&self, life: usize, rng: &mut Rng) -> bool {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        let (forget, anew) = {
+            let world = self.world.lock().unwrap();
+            (world.shape.forget, world.shape.anew)
+        };
         let limits = JobOptions {
             max_rows: rng.usize(1..40),
             max_bytes: 1 << rng.u32(10..24),
@@ -130,11 +134,22 @@ impl Sim {
             options: limits,
         };
         self.sink.state.lock().unwrap().restart();
+        if self.faults.chance(forget) {
+            self.faults.log(|| "the sink forgets".into());
+            self.sink.state.lock().unwrap().forget();
+        }
         runtime.block_on(async {
             let engine = self.engine();
             let run = async {
+                if self.faults.chance(anew) && self.store.job(JOB).expect("readable").is_some() {
+                    self.begin_anew(&engine).await;
+                }
                 let created = match self.store.job(JOB).expect("readable") {
-                    None => engine.create_with_incarnation(spec, 7).await,
+                    None => {
+                        // With the job before it its tables are gone.
+                        self.sink.state.lock().unwrap().tables.clear();
+                        engine.create_with_incarnation(spec, self.incarnation(life)).await
+                    }
                     Some(mut record) => {
                         record.spec.options = spec.options;
                         let mut change = freshet_core::store::Change::new();
@@ -162,6 +177,21 @@ impl Sim {
                 finished = run => finished,
             }
         })
+    }
+
+    /// A person is not content with the job.
+    async fn begin_anew(&self, engine: &Engine) {
+        let dropped = self.faults.chance(0.5);
+        self.faults.log(|| if dropped { "job dropped".into() } else { "job begins anew".to_string() });
+        let done = match dropped {
+            true => engine.drop_job(JOB).await,
+            false => engine.mark_resynced(JOB).await.map(drop),
+        };
+        done.expect("the store is in memory");
+    }
+
+    fn incarnation(&self, life: usize) -> u64 {
+        if self.rules.incarnations { 7 + life as u64 } else { 7 }
     }
 
     /// The world goes on while the engine runs: writers, visibility, late calls.
@@ -364,6 +394,12 @@ const RULES: &[Break] = &[
     ("numbers", |r| r.numbers = false),
     ("keyless_anew", |r| r.keyless_anew = false),
     ("acknowledge_lowest", |r| r.acknowledge_lowest = false),
+    ("part_labels", |r| r.part_labels = false),
+    ("note_parts", |r| r.note_parts = false),
+    ("settle_refused", |r| r.settle_refused = false),
+    ("forgotten", |r| r.forgotten = false),
+    ("incarnations", |r| r.incarnations = false),
+    ("doubts", |r| r.doubts = false),
 ];
 
 fn rules(mutation: &str) -> Rules {

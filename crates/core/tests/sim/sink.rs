@@ -20,6 +20,9 @@ use crate::world::{Row, Table, default_of, rename};
 pub struct State {
     pub tables: BTreeMap<TableName, Table>,
     labels: BTreeSet<Label>,
+    statements: BTreeSet<Label>,
+    /// Labels of loads were forgotten, and no load has come since.
+    forgetful: bool,
     /// Parts of transactions, by incarnation and lane.
     staged: BTreeMap<(u64, u32), Vec<Vec<Load>>>,
     /// Calls whose fate is open: they may still land until they are settled.
@@ -139,6 +142,7 @@ impl State {
 
     /// `late`: a call of a process that is gone.
     fn write(&mut self, flush: &Written, atomic: bool, late: bool, faults: &Faults) -> Result<()> {
+        self.forgetful &= late;
         if !atomic {
             for loads in State::by_table(&flush.loads) {
                 if !self.labels.contains(&loads[0].label) {
@@ -192,8 +196,16 @@ impl State {
         self.staged.clear();
     }
 
+    /// Forgets what it has loaded, as if much time had passed; nothing is on its way then.
+    pub fn forget(&mut self) {
+        self.late.clear();
+        self.labels.clear();
+        self.forgetful = true;
+    }
+
     fn statement(&mut self, label: &Label, statement: &Statement) -> Result<()> {
-        if !self.labels.insert(label.clone()) {
+        // Not forgotten: for these a cluster looks at the table.
+        if !self.statements.insert(label.clone()) {
             return Ok(());
         }
         let (name, change): (TableName, TableChange) = serde_json::from_str(&statement.0).expect("its own plan");
@@ -348,8 +360,12 @@ impl Sink for ModelSink {
         }
         let done = match intent {
             Some(intent) if !self.atomic => intent.loads.iter().all(|l| state.labels.contains(&l.label)),
-            _ => state.labels.contains(label),
+            _ => state.labels.contains(label) || state.statements.contains(label),
         };
+        if !done && state.forgetful {
+            self.faults.log(|| format!("settle {label}: forgotten"));
+            return Ok(Settled::Forgotten);
+        }
         self.faults.log(|| format!("settle {label}: {done}"));
         Ok(if done { Settled::Done } else { Settled::NotDone })
     }

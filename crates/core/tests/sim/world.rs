@@ -161,6 +161,9 @@ pub struct Shape {
     pub reject: f64,
     pub atomic_sink: bool,
     pub slow_ms: u64,
+    /// How often the sink forgets labels, and a person lets the job begin anew or creates another, at a start.
+    pub forget: f64,
+    pub anew: f64,
 }
 
 impl Shape {
@@ -181,6 +184,8 @@ impl Shape {
             reject: pick(&[0.0, 0.0, 0.01]),
             atomic_sink,
             slow_ms: pick(&[0.0, 5.0, 60.0]) as u64,
+            forget: pick(&[0.0, 0.0, 0.2]),
+            anew: pick(&[0.0, 0.0, 0.05]),
         }
     }
 }
@@ -352,7 +357,7 @@ impl World {
             ["a", "b", "c", "d", "e", "u"].map(table_name).into_iter().filter(|n| !state.contains_key(n)).collect();
         let mut pick = |of: &[TableName]| (!of.is_empty()).then(|| of[self.rng.usize(..of.len())].clone());
         let (some, unused) = (pick(&names), pick(&free));
-                let kind = self.rng.u32(0..11);
+        let kind = self.rng.u32(0..11);
         // A job without any table does not begin.
         let followed = |n: &&TableName| n.database == "shop";
         let last = |n: &TableName| followed(&n) && names.iter().filter(followed).count() == 1;
@@ -363,11 +368,11 @@ impl World {
                 state.insert(new.clone(), Table::new(schema.clone()));
                 return Some(one(new, TableChange::CreateTable(schema)));
             }
-                        (1, Some(name), _) if !last(&name) => {
+            (1, Some(name), _) if !last(&name) => {
                 state.remove(&name);
                 return Some(one(name, TableChange::DropTable));
             }
-                        (2, Some(name), Some(to)) if !last(&name) || followed(&&to) => {
+            (2, Some(name), Some(to)) if !last(&name) || followed(&&to) => {
                 rename(state, &name, &to);
                 return Some(one(name, TableChange::RenameTable { to }));
             }
