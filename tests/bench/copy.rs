@@ -14,15 +14,24 @@ use crate::Scale;
 use crate::report::Report;
 
 /// How often each side is measured; the fastest counts.
-const RUNS: usize = 3;
+pub(crate) const RUNS: usize = 3;
+
+/// Columns of `sbtest1`, whose rows have 200 bytes.
+pub(crate) const SBTEST: &str =
+    "id INT NOT NULL PRIMARY KEY, k INT NOT NULL, c CHAR(120) NOT NULL, pad CHAR(60) NOT NULL";
+
+/// The query that makes the rows of `sbtest1`, with ids from 1.
+pub(crate) fn sbtest_rows(rows: u64) -> String {
+    format!(
+        "SELECT seq, (seq * 7919) % {rows}, LEFT(SHA2(seq, 512), 119), LEFT(SHA2(seq + {rows}, 256), 59) \
+         FROM seq_1_to_{rows}"
+    )
+}
 
 pub(crate) async fn measure(source: &Source, scale: Scale, report: &mut Report) {
     println!("copy");
     let (rows, orders) = (scale.rows, scale.rows / 2);
-    let sbtest = format!(
-        "SELECT seq, (seq * 7919) % {rows}, LEFT(SHA2(seq, 512), 119), LEFT(SHA2(seq + {rows}, 256), 59) \
-         FROM seq_1_to_{rows}"
-    );
+    let sbtest = sbtest_rows(rows);
     let mixed = format!(
         "SELECT seq, seq % 50021, ELT(seq % 4 + 1, 'new', 'paid', 'shipped', 'returned'), seq * 1.07, \
         seq / 3, IF(seq % 9 = 0, NULL, CONCAT('note on order ', seq)), '2020-01-01' + INTERVAL seq * 37 SECOND, \
@@ -30,12 +39,7 @@ pub(crate) async fn measure(source: &Source, scale: Scale, report: &mut Report) 
         seq % 127 FROM seq_1_to_{orders}"
     );
     for (table, count, columns, select) in [
-        (
-            "sbtest1",
-            rows,
-            "id INT NOT NULL PRIMARY KEY, k INT NOT NULL, c CHAR(120) NOT NULL, pad CHAR(60) NOT NULL",
-            sbtest,
-        ),
+        ("sbtest1", rows, SBTEST, sbtest),
         (
             "orders",
             orders,
@@ -58,7 +62,8 @@ async fn measure_table(source: &Source, report: &mut Report, table: &str, rows: 
     let client = (0..RUNS).map(|_| read_with_client(source, &sql, false).0).min().unwrap().as_secs_f64();
     let mut runs = Vec::new();
     for _ in 0..RUNS {
-        runs.push(copy_once(source, &db, table, rows).await);
+        let (_, seconds, used) = copy_once(source, &db, table, rows).await;
+        runs.push((seconds, used));
     }
     runs.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (seconds, used) = runs[0];
@@ -75,7 +80,7 @@ async fn measure_table(source: &Source, report: &mut Report, table: &str, rows: 
 }
 
 /// From the start of the process until all rows are visible and the stream is level.
-async fn copy_once(source: &Source, db: &str, table: &str, rows: u64) -> (f64, Usage) {
+pub(crate) async fn copy_once(source: &Source, db: &str, table: &str, rows: u64) -> (Sync, f64, Usage) {
     let start = Instant::now();
     let mut sync = Sync::start(source, db);
     sync.caught_up(source, db).await;
@@ -87,7 +92,9 @@ async fn copy_once(source: &Source, db: &str, table: &str, rows: u64) -> (f64, U
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    (start.elapsed().as_secs_f64(), usage(sync.pid()))
+    let seconds = start.elapsed().as_secs_f64();
+    let used = usage(sync.pid());
+    (sync, seconds, used)
 }
 
 /// Time of `mariadb --quick -N -B -e SQL > /dev/null`; with `count` also the bytes that it prints.

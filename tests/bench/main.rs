@@ -8,9 +8,13 @@ use freshet_tests::source::{Flavour, Source};
 
 mod catch_up;
 mod copy;
+mod keyless;
+mod lanes;
 mod latency;
 mod memory;
 mod report;
+mod resync;
+mod transaction;
 
 use report::Report;
 
@@ -21,14 +25,20 @@ struct Scale {
     rows: u64,
     /// Row changes to catch up on.
     changes: u64,
+    /// Rows of the one large transaction.
+    transaction: u64,
+    /// Tables that are on their way together.
+    tables: u64,
     /// Seconds of the latency measurement.
     latency_s: u64,
     /// Seconds of the steady stream whose memory must stay flat.
     soak_s: u64,
 }
 
-const FULL: Scale = Scale { rows: 2_000_000, changes: 1_000_000, latency_s: 60, soak_s: 600 };
-const QUICK: Scale = Scale { rows: 200_000, changes: 100_000, latency_s: 10, soak_s: 20 };
+const FULL: Scale =
+    Scale { rows: 2_000_000, changes: 1_000_000, transaction: 10_000_000, tables: 1_000, latency_s: 60, soak_s: 600 };
+const QUICK: Scale =
+    Scale { rows: 200_000, changes: 100_000, transaction: 1_000_000, tables: 100, latency_s: 10, soak_s: 20 };
 
 #[tokio::main]
 async fn main() {
@@ -60,6 +70,18 @@ async fn main() {
     }
     if wanted("memory") {
         memory::measure(&source, scale, &mut report).await;
+    }
+    if wanted("resync") {
+        resync::measure(&source, scale, &mut report).await;
+    }
+    if wanted("lanes") {
+        lanes::measure(&source, scale, &mut report).await;
+    }
+    if wanted("keyless") {
+        keyless::measure(&source, scale, &mut report).await;
+    }
+    if wanted("transaction") {
+        transaction::measure(&source, scale, &mut report).await;
     }
     print!("{report}");
     if let Some(output) = output {

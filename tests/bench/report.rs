@@ -11,6 +11,7 @@ struct Line {
     unit: &'static str,
     /// Name and figure of what it is compared with.
     peer: Option<(&'static str, f64)>,
+    /// Empty when the figure is shown for itself.
     target: String,
     met: bool,
     /// Rates, processor time and memory behind it.
@@ -56,6 +57,25 @@ impl Report {
         self.push(Line { measure: measure.into(), ours, unit: "/s", peer: Some(peer), target, met, detail });
     }
 
+    /// A figure beside a peer's, without a target.
+    pub(crate) fn beside(
+        &mut self,
+        measure: &str,
+        ours: f64,
+        unit: &'static str,
+        peer: (&'static str, f64),
+        detail: String,
+    ) {
+        let target = String::new();
+        self.push(Line { measure: measure.into(), ours, unit, peer: Some(peer), target, met: true, detail });
+    }
+
+    /// A rate with a lower limit of its own.
+    pub(crate) fn at_least(&mut self, measure: &str, ours: f64, limit: f64, detail: String) {
+        let target = format!(">= {limit}/s");
+        self.push(Line { measure: measure.into(), ours, unit: "/s", peer: None, target, met: ours >= limit, detail });
+    }
+
     /// A figure with a limit of its own.
     pub(crate) fn at_most(&mut self, measure: &str, ours: f64, unit: &'static str, limit: f64, detail: String) {
         let target = format!("<= {limit} {unit}");
@@ -75,7 +95,7 @@ impl Report {
                 json!({
                     "measure": l.measure, "value": l.ours, "unit": l.unit, "peer": l.peer.map(|p| p.0),
                     "peer_value": l.peer.map(|p| p.1), "ratio": l.peer.map(|p| l.ours / p.1), "target": l.target,
-                    "met": l.met, "detail": l.detail,
+                    "met": (!l.target.is_empty()).then_some(l.met), "detail": l.detail,
                 })
             })
             .collect();
@@ -91,7 +111,11 @@ impl fmt::Display for Line {
             None => (String::new(), String::new()),
         };
         let ours = format!("{} {}", figure(self.ours), self.unit);
-        let met = if self.met { "met" } else { "MISSED" };
+        let met = match self.met {
+            _ if self.target.is_empty() => "",
+            true => "met",
+            false => "MISSED",
+        };
         write!(
             f,
             "{:<44} {ours:>14}  {peer:<24} {ratio:>7}  {:<11} {met:<6}  {}",

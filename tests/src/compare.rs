@@ -70,6 +70,16 @@ pub async fn compare_table(source: &mut Conn, target: &mut Conn, database: &str,
     Err(format!("{name} differs in {count} rows\n{}", shown.join("\n")))
 }
 
+/// Panics unless both sides give the same answer to a query whose rows are in order.
+pub async fn assert_same_answer(source: &mut Conn, target: &mut Conn, sql: &str) {
+    let theirs: Vec<Row> = source.query(sql).await.unwrap_or_else(|e| panic!("{e}\nin: {sql}"));
+    let ours: Vec<Row> = target.query(sql).await.unwrap_or_else(|e| panic!("{e}\nin: {sql}"));
+    let texts = |rows: Vec<Row>| -> Vec<Vec<Option<String>>> {
+        rows.into_iter().map(|r| r.unwrap().into_iter().map(|v| bytes(v).map(text)).collect()).collect()
+    };
+    assert_eq!(texts(theirs), texts(ours), "source, then target: {sql}");
+}
+
 /// Rows of a table on one side.
 pub async fn count(conn: &mut Conn, database: &str, table: &str) -> u64 {
     let sql = format!("SELECT COUNT(*) FROM {}.{}", quote(database), quote(table));

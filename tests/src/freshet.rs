@@ -182,6 +182,29 @@ impl Sync {
         self.connect().await.query_first::<bool, _>(sql).await.unwrap().unwrap()
     }
 
+    /// Copies tables of the job again (all, without `tables`: a pattern), and waits until the new copies are in place.
+    pub async fn resync(&self, tables: Option<&str>) {
+        let command: Vec<&str> = ["resync", "job"].into_iter().chain(tables).collect();
+        let answer = tokio::task::block_in_place(|| self.command(&command));
+        assert_eq!(answer.code, 0, "{answer:?}");
+        self.all_live(PATIENCE * 5).await;
+    }
+
+    /// Waits until the job has tables, all are live, and none is copied again.
+    pub async fn all_live(&self, patience: Duration) {
+        let start = Instant::now();
+        loop {
+            let status = tokio::task::block_in_place(|| self.command(&["status", "job", "--json"])).json();
+            let tables = status["result"]["jobs"][0]["tables"].as_array().cloned().unwrap_or_default();
+            let live = tables.iter().filter(|t| t["resync"].is_null() && t["state"] == "live").count();
+            if live > 0 && live == tables.len() {
+                return;
+            }
+            assert!(start.elapsed() < patience, "{live} of {} tables are live after {patience:?}", tables.len());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits until every table is copied and the warehouse holds everything that the source had when this was called:
     /// writes a mark there, and waits for it.
     pub async fn caught_up(&mut self, source: &Source, database: &str) {

@@ -11,7 +11,7 @@ pub(crate) struct Options {
     #[arg(long)]
     quick: bool,
     /// Measure only this
-    #[arg(long, value_parser = ["copy", "catch-up", "latency", "memory"])]
+    #[arg(long, value_parser = ["catch-up", "copy", "latency", "memory", "resync", "lanes", "keyless", "transaction"])]
     only: Option<String>,
     /// Measure this binary in place of building one
     #[arg(long, value_name = "PATH")]
