@@ -112,7 +112,7 @@ impl OnTheWay {
     }
 }
 
-/// Looks at the source's connections ten times a second, and at the tables as often as that is cheap.
+/// Looks at the source's connections ten times a second, and once a second at the tables.
 async fn watch(source: Source, data: String, stop: Arc<AtomicBool>) -> Most {
     let mut conn = source.connect().await;
     let mut most = Most::default();
@@ -121,7 +121,7 @@ async fn watch(source: Source, data: String, stop: Arc<AtomicBool>) -> Most {
         let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'";
         let readers: Option<u64> = conn.query_first(sql).await.unwrap();
         most.readers = most.readers.max(readers.unwrap_or(0));
-        if rounds % 5 == 0 {
+        if rounds % 10 == 0 {
             let data = data.clone();
             let ask = move || freshet(&["status", "job", "--json", "--data", &data]);
             let status = tokio::task::spawn_blocking(ask).await.unwrap().json();

@@ -190,18 +190,21 @@ impl Sync {
         self.all_live(PATIENCE * 5).await;
     }
 
-    /// Waits until the job has tables, all are live, and none is copied again.
+    /// Waits until the job has tables, all are live, and none is copied again. Asks seldom enough not to be in the way
+    /// where there are many tables.
     pub async fn all_live(&self, patience: Duration) {
         let start = Instant::now();
         loop {
+            let asked = Instant::now();
             let status = tokio::task::block_in_place(|| self.command(&["status", "job", "--json"])).json();
+            let pause = (asked.elapsed() * 10).max(Duration::from_millis(50));
             let tables = status["result"]["jobs"][0]["tables"].as_array().cloned().unwrap_or_default();
             let live = tables.iter().filter(|t| t["resync"].is_null() && t["state"] == "live").count();
             if live > 0 && live == tables.len() {
                 return;
             }
             assert!(start.elapsed() < patience, "{live} of {} tables are live after {patience:?}", tables.len());
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
