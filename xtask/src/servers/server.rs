@@ -159,6 +159,8 @@ fn command_line(installed: &Installed, dir: &Path, port: u16, server_id: u32, si
     args.extend(
         [
             format!("--datadir={dir}/data"),
+            // A server that starts removes the temporary tables it finds there, be they another one's.
+            format!("--tmpdir={dir}"),
             format!("--socket={dir}/socket"),
             format!("--pid-file={dir}/server.pid"),
             format!("--log-error={dir}/error.log"),
