@@ -9,17 +9,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
 
 use crate::quote;
-
-/// A column of the source.
-#[derive(Debug, Clone)]
-struct Column {
-    name: String,
-    data_type: String,
-    column_type: String,
-    key: bool,
-    /// Its place in the key.
-    in_key: usize,
-}
+use crate::shape::{Column, tables};
 
 /// Panics unless all base tables of the source's database are in the target's, with equal columns and equal rows.
 pub async fn assert_equal(source: &mut Conn, target: &mut Conn, database: &str) {
@@ -51,22 +41,34 @@ pub async fn compare_table(source: &mut Conn, target: &mut Conn, database: &str,
     let name = format!("{}.{}", quote(database), quote(table));
     compare_columns(target, &name, &columns).await?;
 
-    let source_sql = format!("SELECT {} FROM {name}", list(&columns, Column::at_source));
+    let source_sql = format!("SELECT {} FROM {name}", list(&columns, at_source));
     let target_sql = format!("SELECT {} FROM {name}", list(&columns, |c| quote(&c.name)));
-    let theirs = hashes(source, &source_sql, &columns, Column::source_text).await;
-    let ours = hashes(target, &target_sql, &columns, Column::target_text).await;
+    let theirs = hashes(source, &source_sql, &columns, source_text).await?;
+    let ours = hashes(target, &target_sql, &columns, target_text).await?;
     let differs = |key: &&String| theirs.get(*key) != ours.get(*key);
     let mut differing: Vec<&String> = theirs.keys().chain(ours.keys()).filter(differs).collect();
     if differing.is_empty() {
-        return Ok(theirs.len());
+        return Ok(theirs.values().map(|found| found.times).sum());
     }
     differing.sort();
     differing.dedup();
     let count = differing.len();
     differing.truncate(5);
-    let theirs = rows(source, &source_sql, &columns, Column::source_text, &differing).await;
-    let ours = rows(target, &target_sql, &columns, Column::target_text, &differing).await;
-    let shown: Vec<String> = differing.iter().map(|k| show(&columns, k, theirs.get(*k), ours.get(*k))).collect();
+    let their_rows = rows(source, &source_sql, &columns, source_text, &differing).await?;
+    let our_rows = rows(target, &target_sql, &columns, target_text, &differing).await?;
+    let shown: Vec<String> = differing
+        .iter()
+        .map(|key| {
+            let times = [&theirs, &ours].map(|side| side.get(*key).map_or(0, |found| found.times));
+            match times {
+                [1, 1] | [_, 0] | [0, _] => show(&columns, key, their_rows.get(*key), our_rows.get(*key)),
+                [at_source, at_target] => format!(
+                    "  ({}) is there {at_source} times at the source, {at_target} times in the target",
+                    readable(key)
+                ),
+            }
+        })
+        .collect();
     Err(format!("{name} differs in {count} rows\n{}", shown.join("\n")))
 }
 
@@ -87,29 +89,8 @@ pub async fn count(conn: &mut Conn, database: &str, table: &str) -> u64 {
 }
 
 async fn columns(source: &mut Conn, database: &str, table: &str) -> Vec<Column> {
-    let rows: Vec<(String, String, String, String)> = source
-        .exec(
-            "SELECT column_name, data_type, column_type, column_key FROM information_schema.columns
-             WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
-            (database, table),
-        )
-        .await
-        .unwrap();
-    let key_order: Vec<String> = source
-        .exec(
-            "SELECT column_name FROM information_schema.key_column_usage
-             WHERE table_schema = ? AND table_name = ? AND constraint_name = 'PRIMARY' ORDER BY ordinal_position",
-            (database, table),
-        )
-        .await
-        .unwrap();
-    let place = |name: &str| key_order.iter().position(|k| k == name).unwrap_or(usize::MAX);
-    rows.into_iter()
-        .map(|(name, data_type, column_type, key)| {
-            let in_key = place(&name);
-            Column { name, data_type, column_type, key: key == "PRI", in_key }
-        })
-        .collect()
+    let found = tables(source, database, Some(table)).await.unwrap().pop();
+    found.unwrap_or_else(|| panic!("the source has no {database}.{table}")).columns
 }
 
 async fn compare_columns(target: &mut Conn, name: &str, columns: &[Column]) -> Result<(), String> {
@@ -118,7 +99,7 @@ async fn compare_columns(target: &mut Conn, name: &str, columns: &[Column]) -> R
     let ours: Vec<String> = result.columns_ref().iter().map(|c| c.name_str().into_owned()).collect();
     result.drop_result().await.unwrap();
     // The target puts the key's columns first; the others keep their order.
-    let (mut keys, others): (Vec<&Column>, Vec<&Column>) = columns.iter().partition(|c| c.key);
+    let (mut keys, others): (Vec<&Column>, Vec<&Column>) = columns.iter().partition(|c| c.in_key.is_some());
     keys.sort_by_key(|c| c.in_key);
     let in_order: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
     let keys_first: Vec<&str> = keys.iter().chain(&others).map(|c| c.name.as_str()).collect();
@@ -135,18 +116,37 @@ fn list(columns: &[Column], expression: impl Fn(&Column) -> String) -> String {
 
 type Convert = fn(&Column, Value) -> Option<String>;
 
+/// What one side has under a key.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    /// Of the row.
+    hash: u64,
+    /// How often; more than once only in tables without a key.
+    times: usize,
+}
+
 /// A hash of each row, by the text of its key (of the whole row, where there is no key).
-async fn hashes(conn: &mut Conn, sql: &str, columns: &[Column], convert: Convert) -> HashMap<String, u64> {
-    let mut all = HashMap::new();
-    let mut result = conn.query_iter(sql).await.unwrap_or_else(|e| panic!("{e}\nin: {sql}"));
-    while let Some(row) = result.next().await.unwrap() {
+async fn hashes(
+    conn: &mut Conn,
+    sql: &str,
+    columns: &[Column],
+    convert: Convert,
+) -> Result<HashMap<String, Found>, String> {
+    let keyed = columns.iter().any(|c| c.in_key.is_some());
+    let mut all: HashMap<String, Found> = HashMap::new();
+    let mut result = conn.query_iter(sql).await.map_err(|e| format!("{e}\nin: {sql}"))?;
+    let mut twice = None;
+    while let Some(row) = result.next().await.map_err(|e| format!("{e}\nin: {sql}"))? {
         let (key, row) = texts(row, columns, convert);
         let mut hasher = DefaultHasher::new();
         row.hash(&mut hasher);
-        let twice = all.insert(key, hasher.finish());
-        assert!(twice.is_none(), "a key is there twice: {row:?}");
+        let found = all.entry(key).or_insert(Found { hash: hasher.finish(), times: 0 });
+        found.times += 1;
+        if keyed && found.times > 1 {
+            twice.get_or_insert_with(|| format!("a key is there twice: {row:?}\nin: {sql}"));
+        }
     }
-    all
+    twice.map_or(Ok(all), Err)
 }
 
 /// The rows with these keys.
@@ -156,29 +156,37 @@ async fn rows(
     columns: &[Column],
     convert: Convert,
     wanted: &[&String],
-) -> HashMap<String, Vec<Option<String>>> {
+) -> Result<HashMap<String, Vec<Option<String>>>, String> {
     let mut found = HashMap::new();
-    let mut result = conn.query_iter(sql).await.unwrap();
-    while let Some(row) = result.next().await.unwrap() {
+    let mut result = conn.query_iter(sql).await.map_err(|e| format!("{e}\nin: {sql}"))?;
+    while let Some(row) = result.next().await.map_err(|e| format!("{e}\nin: {sql}"))? {
         let (key, row) = texts(row, columns, convert);
         if wanted.contains(&&key) {
             found.insert(key, row);
         }
     }
-    found
+    Ok(found)
 }
 
 fn texts(row: Row, columns: &[Column], convert: Convert) -> (String, Vec<Option<String>>) {
     let texts: Vec<Option<String>> = columns.iter().zip(row.unwrap()).map(|(c, v)| convert(c, v)).collect();
-    let keyed = columns.iter().any(|c| c.key);
-    let key = columns.iter().zip(&texts).filter(|(c, _)| c.key || !keyed).map(|(_, t)| t.clone().unwrap_or_default());
-    (key.collect::<Vec<_>>().join("\u{1}"), texts)
+    let keyed = columns.iter().any(|c| c.in_key.is_some());
+    let in_key = columns.iter().zip(&texts).filter(|(c, _)| c.in_key.is_some() || !keyed);
+    let key: Vec<&str> = in_key.map(|(_, t)| t.as_deref().unwrap_or(NULL)).collect();
+    (key.join("\u{1}"), texts)
 }
+
+/// NULL in a key's text.
+const NULL: &str = "\u{2}";
 
 type Texts = Vec<Option<String>>;
 
+fn readable(key: &str) -> String {
+    key.replace('\u{1}', ", ").replace(NULL, "NULL")
+}
+
 fn show(columns: &[Column], key: &str, theirs: Option<&Texts>, ours: Option<&Texts>) -> String {
-    let key = key.replace('\u{1}', ", ");
+    let key = readable(key);
     match (theirs, ours) {
         (Some(theirs), Some(ours)) => {
             let cells = columns.iter().zip(theirs.iter().zip(ours)).filter(|(_, (t, o))| t != o);
@@ -192,40 +200,38 @@ fn show(columns: &[Column], key: &str, theirs: Option<&Texts>, ours: Option<&Tex
     }
 }
 
-impl Column {
-    /// The expression that makes the source send a value exactly: FLOAT is shown with 6 digits, YEAR with 4, BIT as
-    /// bytes.
-    fn at_source(&self) -> String {
-        let name = quote(&self.name);
-        match self.data_type.as_str() {
-            _ if self.column_type.contains("zerofill") => format!("{name} + 0"),
-            "float" => format!("{name} + 0e0"),
-            "bit" | "year" => format!("{name} + 0"),
-            _ => name,
-        }
+/// The expression that makes the source send a value exactly: FLOAT is shown with 6 digits, YEAR with 4, BIT as
+/// bytes.
+fn at_source(column: &Column) -> String {
+    let name = quote(&column.name);
+    match column.data_type.as_str() {
+        _ if column.column_type.contains("zerofill") => format!("{name} + 0"),
+        "float" => format!("{name} + 0e0"),
+        "bit" | "year" => format!("{name} + 0"),
+        _ => name,
     }
+}
 
-    fn source_text(&self, value: Value) -> Option<String> {
-        let bytes = bytes(value)?;
-        Some(match self.data_type.as_str() {
-            "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => hex(&bytes),
-            // What the server sends as a double is the float exactly.
-            "float" => format!("{:e}", number(&bytes) as f32),
-            "double" => format!("{:e}", number(&bytes)),
-            _ => text(bytes),
-        })
-    }
+fn source_text(column: &Column, value: Value) -> Option<String> {
+    let bytes = bytes(value)?;
+    Some(match column.data_type.as_str() {
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => hex(&bytes),
+        // What the server sends as a double is the float exactly.
+        "float" => format!("{:e}", number(&bytes) as f32),
+        "double" => format!("{:e}", number(&bytes)),
+        _ => text(bytes),
+    })
+}
 
-    fn target_text(&self, value: Value) -> Option<String> {
-        let bytes = bytes(value)?;
-        Some(match self.data_type.as_str() {
-            "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => hex(&bytes),
-            "float" => format!("{:e}", number(&bytes) as f32),
-            "double" => format!("{:e}", number(&bytes)),
-            "timestamp" => text(bytes).trim_end_matches("+00:00").to_string(),
-            _ => text(bytes),
-        })
-    }
+fn target_text(column: &Column, value: Value) -> Option<String> {
+    let bytes = bytes(value)?;
+    Some(match column.data_type.as_str() {
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => hex(&bytes),
+        "float" => format!("{:e}", number(&bytes) as f32),
+        "double" => format!("{:e}", number(&bytes)),
+        "timestamp" => text(bytes).trim_end_matches("+00:00").to_string(),
+        _ => text(bytes),
+    })
 }
 
 /// What the text protocol sent; `None`: NULL.

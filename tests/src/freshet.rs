@@ -28,6 +28,14 @@ pub struct Output {
 }
 
 impl Output {
+    fn new(of: &std::process::Output) -> Output {
+        Output {
+            code: of.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&of.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&of.stderr).into_owned(),
+        }
+    }
+
     /// The standard output as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not JSON ({e}): {self:?}"))
@@ -49,11 +57,7 @@ pub fn freshet(args: &[&str]) -> Output {
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|e| panic!("cannot run {}: {e}", binary().display()));
-    Output {
-        code: out.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
-    }
+    Output::new(&out)
 }
 
 /// A port of 127.0.0.1 that is free now.
@@ -63,8 +67,10 @@ pub fn free_port() -> u16 {
 
 /// `freshet sync` as a process. Killed when dropped; a failing test then shows the end of its output.
 pub struct Sync {
-    dir: TempDir,
+    /// Of its data and its output, unless they are kept elsewhere.
+    _dir: TempDir,
     data: PathBuf,
+    output: PathBuf,
     /// Port of the warehouse.
     pub port: u16,
     args: Vec<String>,
@@ -77,10 +83,11 @@ impl Sync {
         let dir = tempfile::Builder::new().prefix("freshet-test-").tempdir().unwrap();
         let port = free_port();
         let data = dir.path().join("data");
+        let output = dir.path().join("log");
         let listen = format!("127.0.0.1:{port}");
         let args = ["sync", source_url, "--tables", tables, "--name", "job", "--listen", &listen];
         let args = args.iter().chain(extra).map(ToString::to_string).collect();
-        Sync { dir, data, port, args, child: None }
+        Sync { _dir: dir, data, output, port, args, child: None }
     }
 
     /// A running job over all tables of a database.
@@ -96,6 +103,13 @@ impl Sync {
         self
     }
 
+    /// The same job with data and output in this folder, which stays.
+    pub fn kept_in(mut self, folder: &Path) -> Self {
+        self.data = folder.join("data");
+        self.output = folder.join("freshet.log");
+        self
+    }
+
     /// The data directory.
     pub fn data(&self) -> &Path {
         &self.data
@@ -103,7 +117,7 @@ impl Sync {
 
     /// Starts the process.
     pub fn spawn(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(&self.output).unwrap();
         let child = Command::new(binary())
             .args(&self.args)
             .arg("--data")
@@ -141,6 +155,27 @@ impl Sync {
         panic!("SIGTERM did not end it within 30 s:\n{}", self.log());
     }
 
+    /// SIGTERM without giving up: the exit code (-1 if a signal ended it), or `None` and `kill -9` when that took too long.
+    pub async fn try_terminate(&mut self, patience: Duration) -> Option<i32> {
+        let mut child = self.child.take().expect("it runs");
+        let _ = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        let start = Instant::now();
+        while start.elapsed() < patience {
+            if let Some(status) = child.try_wait().unwrap() {
+                return Some(status.code().unwrap_or(-1));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        None
+    }
+
+    /// Whether it was started, and not ended by us since.
+    pub fn has_started(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Process id, while it runs.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
@@ -153,13 +188,18 @@ impl Sync {
 
     /// Everything it printed.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(&self.output).unwrap_or_default()
     }
 
     /// A command on the same data directory.
     pub fn command(&self, command: &[&str]) -> Output {
         let data = self.data.display().to_string();
         freshet(&[command, &["--data", &data]].concat())
+    }
+
+    /// The way to ask this job while others kill and start it.
+    pub fn request(&self) -> Request {
+        Request { data: self.data.clone() }
     }
 
     /// A connection to the warehouse, as soon as it answers.
@@ -246,6 +286,29 @@ impl Drop for Sync {
             let lines: Vec<&str> = log.lines().collect();
             println!("--- end of freshet's output\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
         }
+    }
+}
+
+/// Commands on a data directory.
+#[derive(Debug, Clone)]
+pub struct Request {
+    data: PathBuf,
+}
+
+impl Request {
+    /// Runs one to its end; it ends too when this is dropped.
+    pub async fn run(&self, command: &[&str]) -> Output {
+        let output = tokio::process::Command::new(binary())
+            .args(command)
+            .arg("--data")
+            .arg(&self.data)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await;
+        let output = output.unwrap_or_else(|e| panic!("cannot run {}: {e}", binary().display()));
+        Output::new(&output)
     }
 }
 

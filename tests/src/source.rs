@@ -133,6 +133,26 @@ impl Source {
         format!("mysql://{user}:{password}@{address}")
     }
 
+    /// The server's port of 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        Opts::from_url(&self.url).unwrap().tcp_port()
+    }
+
+    /// The same URL with another port of 127.0.0.1.
+    pub fn url_at(&self, port: u16) -> String {
+        let (account, _) = self.url.rsplit_once('@').unwrap();
+        format!("{account}@127.0.0.1:{port}/")
+    }
+
+    /// The files of its binary log.
+    pub fn binary_logs(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.ctl.with_file_name("data")).into_iter().flatten().flatten();
+        files
+            .map(|f| f.path())
+            .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("binlog.")))
+            .collect()
+    }
+
     /// Waits until the server answers again.
     pub async fn wait(&self) {
         for _ in 0..600 {

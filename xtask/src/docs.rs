@@ -47,7 +47,11 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
 }
 
-fn own_path() -> Result<std::path::PathBuf> {
+/// Where this program lies, and beside it everything else that cargo built.
+///
+/// # Errors
+/// When the system does not say.
+pub(crate) fn own_path() -> Result<std::path::PathBuf> {
     // A build that ran meanwhile has put another file in our place; Linux then says so in the name.
     let path = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
     Ok(path.to_string_lossy().trim_end_matches(" (deleted)").into())

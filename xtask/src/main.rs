@@ -1,6 +1,6 @@
-//! Developer tasks, run as `cargo xtask TASK`: real servers for tests, the whole test run, simulation, benchmarks and
-//! checks of the documentation. Everything they make lies under `target/xtask`, in temporary folders, or in the cache
-//! folder of downloads (`servers/cache.rs`).
+//! Developer tasks, run as `cargo xtask TASK`: real servers for tests, the whole test run, simulation, chaos,
+//! benchmarks and checks of the documentation. Everything they make lies under `target/xtask`, in temporary folders, or
+//! in the cache folder of downloads (`servers/cache.rs`).
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a tool for people at a terminal
 
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod chaos;
 mod docs;
 mod run;
 mod servers;
@@ -36,6 +37,8 @@ enum Task {
     Sim(sim::Options),
     /// Measure speed and memory beside peers, print the table
     Bench(bench::Options),
+    /// Kill, cut, change and write at random for minutes; compare at each quiesce
+    Chaos(chaos::Options),
     /// Check that the documentation names only what exists
     Docs,
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::test(&options),
         Task::Sim(options) => sim::sim(&options),
         Task::Bench(options) => bench::bench(&options),
+        Task::Chaos(options) => chaos::chaos(&options),
         Task::Docs => docs::docs(),
     };
     match done {
