@@ -5,6 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use freshet_tests::quote;
 use freshet_tests::shape::{Column, Table, tables};
+use freshet_tests::source::Flavour;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
@@ -17,7 +18,8 @@ const MOST_COLUMNS: usize = 14;
 const MOST_TABLES: usize = 16;
 
 /// Types that columns are added with: type, a default that it may have.
-const TYPES: [(&str, &str); 12] = [
+const TYPES: [(&str, &str); 13] = [
+    ("TIMESTAMP(1) NULL", "'2024-06-01 12:00:00.5'"),
     ("INT", "7"),
     ("SMALLINT UNSIGNED", "65535"),
     ("BIGINT", "-9223372036854775808"),
@@ -32,8 +34,20 @@ const TYPES: [(&str, &str); 12] = [
     ("TINYINT", "-1"),
 ];
 
+/// Settings of a session, which decide how its statements are read; and whether names are quoted with `"`.
+const SESSIONS: [(&str, bool); 7] = [
+    ("DO 0", false),
+    ("DO 0", false),
+    ("SET SESSION sql_mode = 'ANSI_QUOTES'", true),
+    ("SET SESSION sql_mode = 'NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES'", false),
+    ("SET SESSION sql_mode = ''", false),
+    ("SET SESSION time_zone = '-08:00'", false),
+    ("SET SESSION character_set_client = latin1", false),
+];
+
 /// The tables of a fresh database.
-pub(crate) const TABLES: [&str; 12] = [
+pub(crate) const TABLES: [&str; 13] = [
+    "t_part (id INT NOT NULL PRIMARY KEY, v VARCHAR(50), n INT) PARTITION BY HASH (id) PARTITIONS 4",
     "t_int (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(60), amount DECIMAL(14,4), \
         at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), raw VARBINARY(40), ratio DOUBLE, small SMALLINT UNSIGNED)",
     "t_pair (a INT NOT NULL, b VARCHAR(10) NOT NULL, n INT UNSIGNED NOT NULL DEFAULT 5, note TEXT, f FLOAT, PRIMARY KEY (b, a))",
@@ -72,6 +86,8 @@ struct Changer {
     scene: Scene,
     rng: Rng,
     conn: Conn,
+    /// Whether the session quotes names with `"`.
+    ansi: bool,
 }
 
 /// Changes definitions until the round is over.
@@ -82,8 +98,15 @@ pub(crate) async fn change(scene: Scene, mut rng: Rng) {
         if conn.query_drop("SET SESSION lock_wait_timeout = 3").await.is_err() {
             continue;
         }
-        let mut changer = Changer { scene: scene.clone(), rng: rng.fork(), conn };
-        while !scene.is_over() {
+        let (setting, ansi) = SESSIONS[rng.usize(..SESSIONS.len())];
+        if conn.query_drop(setting).await.is_err() {
+            continue;
+        }
+        let mut changer = Changer { scene: scene.clone(), rng: rng.fork(), conn, ansi };
+        for _ in 0..rng.u32(1..6) {
+            if scene.is_over() {
+                break;
+            }
             match changer.one().await {
                 Ok(()) => {}
                 Err(mysql_async::Error::Server(e)) => {
@@ -100,10 +123,20 @@ impl Changer {
     /// Runs one statement; the server is not killed in the middle of it, because MariaDB's log may then not hold what
     /// its tables are.
     async fn run(&mut self, kind: &str, statement: &str) -> mysql_async::Result<()> {
+        let mut statement = statement.to_string();
+        if self.rng.bool() {
+            statement = statement.replace(&format!("{}.", quote(&self.scene.db)), "");
+        }
+        if self.ansi && !statement.contains("``") {
+            statement = statement.replace('`', "\"");
+        }
+        if self.rng.u8(0..8) == 0 {
+            statement = format!("/* it's a comment; */ {statement}");
+        }
         let _gate = self.scene.gate.read().await;
         self.scene.journal.write(&format!("ddl begins: {statement}"));
-        self.conn.query_drop(statement).await?;
-        self.scene.journal.note("ddl", kind, statement);
+        self.conn.query_drop(&statement).await?;
+        self.scene.journal.note("ddl", kind, &statement);
         Ok(())
     }
 
@@ -125,7 +158,7 @@ impl Changer {
         let table = inside[self.rng.usize(..inside.len())].clone();
         let other = inside[self.rng.usize(..inside.len())].clone();
         let name = self.name(&table.name);
-        match self.rng.u8(0..42) {
+        match self.rng.u8(0..56) {
             0..9 => self.add_column(&table).await,
             9..11 => {
                 let place = self.place(&table);
@@ -185,6 +218,42 @@ impl Changer {
                 let gone = self.name(&outside[0].name);
                 self.run("drop table outside", &format!("DROP TABLE {gone}")).await
             }
+            42..44 => self.retype(&table).await,
+            44..46 => self.nullability(&table).await,
+            46 => self.generated(&table).await,
+            47 => {
+                let charset = ["utf8mb4", "utf8mb4", "latin1"][self.rng.usize(..3)];
+                let convert = format!("ALTER TABLE {name} CONVERT TO CHARACTER SET {charset}");
+                self.run("convert to a character set", &convert).await
+            }
+            48 => {
+                let charset = ["utf8mb4", "latin1"][self.rng.usize(..2)];
+                let alter = format!("ALTER DATABASE {} CHARACTER SET {charset}", self.scene.db);
+                self.run("default character set", &alter).await
+            }
+            49 | 50 => {
+                let part = self.rng.u8(0..4);
+                match inside.iter().find(|t| t.name == "t_part") {
+                    Some(_) => {
+                        let truncate = format!("ALTER TABLE {} TRUNCATE PARTITION p{part}", self.name("t_part"));
+                        self.run("truncate a partition", &truncate).await
+                    }
+                    None => {
+                        let (_, columns) = TABLES[0].split_once(' ').unwrap();
+                        self.run("create table", &format!("CREATE TABLE {} {columns}", self.name("t_part"))).await
+                    }
+                }
+            }
+            51 if self.scene.source.flavour == Flavour::MariaDb && !is_big(&table) => {
+                let replace =
+                    format!("CREATE OR REPLACE TABLE {name} (id INT PRIMARY KEY, v VARCHAR(9) NOT NULL DEFAULT 'new')");
+                self.run("create or replace table", &replace).await
+            }
+            52 if table.name != other.name && !is_big(&table) && !is_big(&other) => {
+                let drop = format!("DROP TABLE IF EXISTS {name}, {}", self.name(&other.name));
+                self.run("drop two tables", &drop).await
+            }
+            53 => self.trigger(&table, &other).await,
             _ => self.harmless(&name).await,
         }
     }
@@ -299,8 +368,62 @@ impl Changer {
         let null = if column.nullable { "NULL" } else { "NOT NULL" };
         let place = self.place(table);
         let place = if place.ends_with(&quote(&column.name)) { String::new() } else { place };
+        if column.generated {
+            return Ok(());
+        }
         let (name, column) = (self.name(&table.name), quote(&column.name));
         self.run("widen column", &format!("ALTER TABLE {name} MODIFY COLUMN {column} {wider} {null}{place}")).await
+    }
+
+    /// A column becomes one of another type, which only the server can compute.
+    async fn retype(&mut self, table: &Table) -> mysql_async::Result<()> {
+        let Some(column) = self.free_column(table) else { return Ok(()) };
+        let to =
+            ["VARCHAR(90)", "VARCHAR(4)", "DOUBLE", "BIGINT", "DATE", "TEXT", "DECIMAL(40,2)"][self.rng.usize(..7)];
+        if column.data_type == "json" || column.data_type == "longtext" {
+            return Ok(());
+        }
+        let (name, column) = (self.name(&table.name), quote(&column.name));
+        self.run("other type", &format!("ALTER TABLE {name} MODIFY {column} {to}")).await
+    }
+
+    async fn nullability(&mut self, table: &Table) -> mysql_async::Result<()> {
+        let Some(column) = self.free_column(table) else { return Ok(()) };
+        if column.data_type == "longtext" || column.generated {
+            return Ok(());
+        }
+        let null = if column.nullable { "NOT NULL" } else { "NULL" };
+        let (name, quoted) = (self.name(&table.name), quote(&column.name));
+        self.run("nullability", &format!("ALTER TABLE {name} MODIFY {quoted} {} {null}", column.column_type)).await
+    }
+
+    /// A column that is computed: stored, because MariaDB does not log virtual ones where it logs parts of rows.
+    async fn generated(&mut self, table: &Table) -> mysql_async::Result<()> {
+        let Some(of) = table.columns.iter().find(|c| c.data_type.ends_with("int") && !c.generated) else {
+            return Ok(());
+        };
+        let virtual_too = self.scene.source.flavour == Flavour::MySql && self.rng.bool();
+        let (column, kind) = (self.new_name("v"), if virtual_too { "VIRTUAL" } else { "STORED" });
+        let add = format!(
+            "ALTER TABLE {} ADD COLUMN {column} BIGINT AS ({} % 10 + 1) {kind}",
+            self.name(&table.name),
+            quote(&of.name)
+        );
+        self.run("add a generated column", &add).await
+    }
+
+    /// One trigger at a time, which writes to another table.
+    async fn trigger(&mut self, table: &Table, other: &Table) -> mysql_async::Result<()> {
+        self.run("drop trigger", "DROP TRIGGER IF EXISTS a_trigger").await?;
+        if self.rng.bool() || table.name == other.name {
+            return Ok(());
+        }
+        let trigger = format!(
+            "CREATE TRIGGER a_trigger AFTER UPDATE ON {} FOR EACH ROW DELETE FROM {} LIMIT 1",
+            self.name(&table.name),
+            self.name(&other.name)
+        );
+        self.run("create trigger", &trigger).await
     }
 
     /// Several clauses in one statement.
@@ -377,7 +500,9 @@ impl Changer {
 
     /// Statements that change no row and no definition that counts.
     async fn harmless(&mut self, name: &str) -> mysql_async::Result<()> {
-        let statement = match self.rng.u8(0..5) {
+        let statement = match self.rng.u8(0..7) {
+            4 => "CREATE USER IF NOT EXISTS somebody".to_string(),
+            5 | 6 => "FLUSH BINARY LOGS".to_string(),
             0 => format!("ANALYZE TABLE {name}"),
             1 => format!("OPTIMIZE TABLE {name}"),
             2 => format!("ALTER TABLE {name} COMMENT 'no; more'"),

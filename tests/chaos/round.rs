@@ -176,6 +176,12 @@ impl Run {
 
     /// Starts it, when it has ended by itself, and notes why it has.
     pub(crate) fn assert_runs(&mut self) -> Result<(), String> {
+        if !self.scene.source.is_up() {
+            // A fault of its own; a killed one is started again before anything else is done.
+            self.scene.journal.note("kills", "server ended by itself", "");
+            self.scene.source.kill();
+            self.scene.source.start(&[]);
+        }
         if !self.sync.has_started() {
             self.sync.spawn();
         }

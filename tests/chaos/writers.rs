@@ -88,10 +88,28 @@ async fn prepared(conn: &mut Conn) -> mysql_async::Result<Vec<String>> {
         .collect())
 }
 
+/// What a session may set that shows in the log.
+fn settings(flavour: Flavour) -> &'static [&'static str] {
+    match flavour {
+        Flavour::MariaDb => &["time_zone = '-08:00'", "sql_mode = ''", "binlog_annotate_row_events = OFF"],
+        Flavour::MySql => &[
+            "time_zone = '-08:00'",
+            "sql_mode = ''",
+            "binlog_transaction_compression = ON",
+            "binlog_rows_query_log_events = ON",
+        ],
+    }
+}
+
 impl Writer {
     async fn new(scene: Scene, mut rng: Rng, mut conn: Conn) -> mysql_async::Result<Writer> {
         let image = ["FULL", "FULL", "MINIMAL", "NOBLOB"][rng.usize(..4)];
         conn.query_drop(format!("SET SESSION binlog_row_image = {image}")).await?;
+        for setting in settings(scene.source.flavour) {
+            if rng.u8(0..4) == 0 {
+                conn.query_drop(format!("SET SESSION {setting}")).await?;
+            }
+        }
         let seen = Instant::now();
         let tables = tables(&mut conn, &scene.db, None).await?;
         Ok(Writer { scene, rng, conn, tables, seen, full_images: image == "FULL" })
@@ -108,6 +126,7 @@ impl Writer {
             return Ok(());
         }
         let done = match self.rng.u8(0..40) {
+            _ if self.rng.u16(0..500) == 0 => self.as_a_statement().await,
             0..3 => self.xa().await,
             3 => self.huge().await,
             4..6 => self.temporary().await,
@@ -150,6 +169,15 @@ impl Writer {
         self.any().await?;
         self.count("of one statement");
         Ok(())
+    }
+
+    /// A statement that the log holds as its text: Freshet has to suspend the tables that it changes.
+    async fn as_a_statement(&mut self) -> mysql_async::Result<()> {
+        self.conn.query_drop("SET SESSION binlog_format = STATEMENT").await?;
+        let done = self.any().await;
+        self.conn.query_drop("SET SESSION binlog_format = ROW").await?;
+        self.count("logged as a statement");
+        done
     }
 
     /// Several tables, savepoints, a commit or a rollback.
@@ -290,12 +318,13 @@ impl Writer {
         let keyed = !table.key().is_empty();
         // What a REPLACE does to a row that is there MariaDB logs in part only, when the session logs parts of rows.
         let replaces = self.full_images || self.scene.source.flavour == Flavour::MySql;
-        let statement = match self.rng.u8(0..20) {
+        let statement = match self.rng.u8(0..22) {
+            20 if keyed => self.two_tables(&table),
             0..6 => self.insert(&table, "INSERT", ""),
             6 | 7 => self.insert(&table, "INSERT IGNORE", ""),
             8 | 9 if replaces => self.insert(&table, "REPLACE", ""),
             8..11 if keyed => {
-                let set = self.assignments(&table);
+                let set = self.assignments(&table, "");
                 self.insert(&table, "INSERT", &format!(" ON DUPLICATE KEY UPDATE {set}"))
             }
             11 if keyed => {
@@ -309,11 +338,33 @@ impl Writer {
                 format!("DELETE FROM {name} WHERE {filter} LIMIT {n}")
             }
             _ => {
-                let (set, filter, n) = (self.assignments(&table), self.filter(&table), self.rng.u8(1..20));
+                let (set, filter, n) = (self.assignments(&table, ""), self.filter(&table), self.rng.u8(1..20));
                 format!("UPDATE {name} SET {set} WHERE {filter} LIMIT {n}")
             }
         };
         self.run(&statement).await
+    }
+
+    /// One statement that changes rows of two tables.
+    fn two_tables(&mut self, one: &Table) -> String {
+        let keyed: Vec<Table> =
+            self.tables.iter().filter(|t| !t.key().is_empty() && t.name != one.name).cloned().collect();
+        if keyed.is_empty() {
+            return format!("DELETE FROM {} LIMIT 1", self.name(one));
+        }
+        let other = &keyed[self.rng.usize(..keyed.len())];
+        let (a, b) = (self.name(one), self.name(other));
+        let rows = |alias: &str, table: &Table, rng: &mut Rng| {
+            let key = table.key()[0];
+            let keys: Vec<String> = (0..40).map(|_| value(key, rng)).collect();
+            format!("{alias}.{} IN ({})", quote(&key.name), keys.join(", "))
+        };
+        let condition = format!("{} AND {}", rows("a", one, &mut self.rng), rows("b", other, &mut self.rng));
+        if self.rng.u8(0..3) == 0 {
+            return format!("DELETE a, b FROM {a} a JOIN {b} b WHERE {condition}");
+        }
+        let (first, second) = (self.assignments(one, "a."), self.assignments(other, "b."));
+        format!("UPDATE {a} a JOIN {b} b SET {first}, {second} WHERE {condition}")
     }
 
     /// Doubles rows of a table without a key, or thins it out.
@@ -328,7 +379,8 @@ impl Writer {
 
     fn insert(&mut self, table: &Table, verb: &str, tail: &str) -> String {
         let rng = &mut self.rng;
-        let columns: Vec<_> = table.columns.iter().filter(|c| !c.optional || rng.u8(0..4) > 0).collect();
+        let columns: Vec<_> =
+            table.columns.iter().filter(|c| !c.generated && (!c.optional || rng.u8(0..4) > 0)).collect();
         let names: Vec<String> = columns.iter().map(|c| quote(&c.name)).collect();
         let most = if rng.u8(0..10) == 0 { 300 } else { 6 };
         let mut rows: Vec<String> = (0..rng.usize(1..most))
@@ -340,16 +392,17 @@ impl Writer {
         format!("{verb} INTO {} ({}) VALUES {}{tail}", self.name(table), names.join(", "), rows.join(", "))
     }
 
-    /// New values for one or more columns outside the key.
-    fn assignments(&mut self, table: &Table) -> String {
+    /// New values for one or more columns outside the key; `alias` with its point.
+    fn assignments(&mut self, table: &Table, alias: &str) -> String {
         let rng = &mut self.rng;
-        let mut free: Vec<_> = table.columns.iter().filter(|c| c.in_key.is_none()).collect();
+        let mut free: Vec<_> = table.columns.iter().filter(|c| c.in_key.is_none() && !c.generated).collect();
         if free.is_empty() {
-            free = table.columns.iter().collect();
+            free = table.key();
         }
         rng.shuffle(&mut free);
         let some = rng.usize(1..free.len().min(3) + 1);
-        let set: Vec<String> = free[..some].iter().map(|c| format!("{} = {}", quote(&c.name), value(c, rng))).collect();
+        let set: Vec<String> =
+            free[..some].iter().map(|c| format!("{alias}{} = {}", quote(&c.name), value(c, rng))).collect();
         set.join(", ")
     }
 

@@ -82,6 +82,66 @@ pub async fn assert_same_answer(source: &mut Conn, target: &mut Conn, sql: &str)
     assert_eq!(texts(theirs), texts(ours), "source, then target: {sql}");
 }
 
+/// Compares the types of a table's columns, and whether they may be NULL, with what the warehouse should have made of
+/// the source's.
+///
+/// # Errors
+/// The columns that differ.
+pub async fn compare_types(source: &mut Conn, target: &mut Conn, database: &str, table: &str) -> Result<(), String> {
+    let columns = columns(source, database, table).await;
+    let (database, name) = (database.replace('\'', "''"), table.replace('\'', "''"));
+    let sql = format!(
+        "SELECT column_name, column_type, is_nullable FROM information_schema.columns
+         WHERE table_schema = '{database}' AND table_name = '{name}'"
+    );
+    let ours: Vec<(String, String, String)> = target.query(&sql).await.map_err(|e| format!("{e}\nin: {sql}"))?;
+    let mut differing = Vec::new();
+    for column in &columns {
+        let Some((_, column_type, nullable)) = ours.iter().find(|(name, ..)| *name == column.name) else {
+            differing.push(format!("{} is missing", column.name));
+            continue;
+        };
+        let expected = target_types(column);
+        if !expected.is_empty() && !expected.iter().any(|e| e.eq_ignore_ascii_case(column_type)) {
+            differing.push(format!("{} {} is {column_type}, not {expected:?}", column.name, column.column_type));
+        }
+        if (nullable == "YES") != column.nullable {
+            differing
+                .push(format!("{}: the source says nullable {}, the target {nullable}", column.name, column.nullable));
+        }
+    }
+    if differing.is_empty() { Ok(()) } else { Err(format!("{database}.{table}: {}", differing.join("; "))) }
+}
+
+/// What the warehouse may make of a column's type; nothing where that is left to it.
+fn target_types(column: &Column) -> Vec<String> {
+    let unsigned = column.column_type.contains("unsigned");
+    let inside =
+        column.column_type.split_once('(').and_then(|(_, rest)| rest.split_once(')')).map(|(inside, _)| inside);
+    let digits = inside.unwrap_or("0");
+    let one = |name: &str| vec![name.to_string()];
+    match (column.data_type.as_str(), unsigned) {
+        ("tinyint", false) => one("TINYINT"),
+        ("tinyint", true) | ("smallint", false) => one("SMALLINT"),
+        ("smallint", true) | ("int" | "mediumint", false) => one("INT"),
+        ("int", true) | ("bigint", false) => one("BIGINT"),
+        ("bigint", true) => one("LARGEINT"),
+        ("decimal", _) => vec![format!("DECIMAL({})", inside.unwrap_or("10,0")), "DECIMAL".into()],
+        ("float" | "double" | "date", _) => one(&column.data_type),
+        ("datetime", _) => vec![format!("DATETIME({digits})"), "DATETIME".into()],
+        ("timestamp", _) => vec![format!("TIMESTAMPTZ({digits})")],
+        ("char" | "varchar", _) => {
+            let bytes = digits.parse::<u64>().map_or(0, |n| n.max(1) * 4);
+            vec![format!("VARCHAR({bytes})"), "STRING".into()]
+        }
+        ("tinytext", _) => vec!["VARCHAR(1020)".into(), "STRING".into()],
+        ("text" | "mediumtext", _) => one("STRING"),
+        ("longtext", _) => vec!["STRING".into(), "JSON".into()],
+        ("json", _) => one("JSON"),
+        _ => Vec::new(),
+    }
+}
+
 /// Rows of a table on one side.
 pub async fn count(conn: &mut Conn, database: &str, table: &str) -> u64 {
     let sql = format!("SELECT COUNT(*) FROM {}.{}", quote(database), quote(table));

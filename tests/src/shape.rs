@@ -25,6 +25,8 @@ pub struct Column {
     pub nullable: bool,
     /// Whether an INSERT may leave it out in strict mode.
     pub optional: bool,
+    /// Whether the server computes it from other columns.
+    pub generated: bool,
     /// Its place in the primary key, from 1.
     pub in_key: Option<u32>,
 }
@@ -43,35 +45,42 @@ impl Table {
 /// # Errors
 /// When the server does not answer.
 pub async fn tables(conn: &mut Conn, database: &str, only: Option<&str>) -> mysql_async::Result<Vec<Table>> {
-    let only = only.map_or_else(String::new, |name| format!("AND c.table_name = '{}'", name.replace('\'', "''")));
+    let mut filter = format!("WHERE table_schema = '{}'", database.replace('\'', "''"));
+    if let Some(name) = only {
+        filter += &format!(" AND table_name = '{}'", name.replace('\'', "''"));
+    }
+    // Not one statement with joins: MariaDB 10.11 has died of that, with DDL beside it.
+    let names: Vec<String> = conn
+        .query(format!("SELECT table_name FROM information_schema.tables {filter} AND table_type = 'BASE TABLE'"))
+        .await?;
+    let keys: Vec<(String, String, u32)> = conn
+        .query(format!(
+            "SELECT table_name, column_name, seq_in_index FROM information_schema.statistics {filter}
+             AND index_name = 'PRIMARY'"
+        ))
+        .await?;
     let rows: Vec<Row> = conn
         .query(format!(
-            "SELECT c.table_name, c.column_name, c.data_type, c.column_type, c.is_nullable,
-                 c.column_default IS NOT NULL OR c.extra <> '', k.ordinal_position
-             FROM information_schema.columns c
-             JOIN information_schema.tables t ON t.table_schema = '{database}' AND t.table_name = c.table_name
-                 AND t.table_type = 'BASE TABLE'
-             LEFT JOIN information_schema.key_column_usage k ON k.table_schema = '{database}'
-                 AND k.table_name = c.table_name AND k.column_name = c.column_name AND k.constraint_name = 'PRIMARY'
-             WHERE c.table_schema = '{database}' {only} ORDER BY c.table_name, c.ordinal_position"
+            "SELECT table_name, column_name, data_type, column_type, is_nullable, column_default IS NOT NULL, extra
+             FROM information_schema.columns {filter} ORDER BY table_name, ordinal_position"
         ))
         .await?;
     let mut tables: Vec<Table> = Vec::new();
     for row in rows {
-        let (table, name, data_type, column_type, nullable, default, in_key): (
-            String,
-            String,
-            String,
-            String,
-            String,
-            bool,
-            Option<u32>,
-        ) = mysql_async::from_row(row);
+        type Columns = (String, String, String, String, String, bool, String);
+        let (table, name, data_type, column_type, nullable, default, extra): Columns = mysql_async::from_row(row);
+        if !names.contains(&table) {
+            continue;
+        }
+        let in_key = keys.iter().find(|(t, c, _)| *t == table && *c == name).map(|(.., place)| *place);
         if tables.last().is_none_or(|t| t.name != table) {
             tables.push(Table { name: table, columns: Vec::new() });
         }
         let nullable = nullable == "YES";
-        let column = Column { name, data_type, column_type, nullable, optional: nullable || default, in_key };
+        let optional = nullable || default || !extra.is_empty();
+        // MySQL calls a default that is an expression DEFAULT_GENERATED.
+        let generated = extra.contains("VIRTUAL GENERATED") || extra.contains("STORED GENERATED");
+        let column = Column { name, data_type, column_type, nullable, optional, generated, in_key };
         if let Some(table) = tables.last_mut() {
             table.columns.push(column);
         }

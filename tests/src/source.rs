@@ -86,6 +86,11 @@ impl Source {
         self.control(&["kill"]);
     }
 
+    /// Whether it answers, as far as is known.
+    pub fn is_up(&self) -> bool {
+        self.ctl.with_file_name("up").exists()
+    }
+
     /// Starts the killed server, with extra arguments until the next start.
     pub fn start(&self, extra: &[&str]) {
         self.control(&[&["start"], extra].concat());
