@@ -42,7 +42,7 @@ impl Run {
             "round {}: {} tables, {rows} rows equal, level after {took:.1?}; {} kills of Freshet, {} of the server so far",
             journal.of("rounds", "level"),
             followed.len(),
-            journal.of("kills", "Freshet"),
+            journal.kills(),
             journal.of("kills", "server"),
         );
         Ok(())

@@ -58,6 +58,11 @@ impl Journal {
         self.0.counts.lock().unwrap().get(group).and_then(|g| g.get(kind)).copied().unwrap_or(0)
     }
 
+    /// How often Freshet was killed, from outside or at a failpoint.
+    pub(crate) fn kills(&self) -> u64 {
+        self.of("kills", "Freshet") + self.of("kills", "Freshet at a failpoint")
+    }
+
     /// A round became level after so long.
     pub(crate) fn level_after(&self, took: Duration) {
         let mut longest = self.0.longest.lock().unwrap();

@@ -21,6 +21,32 @@ const WRITERS: usize = 3;
 /// Freshet may end by itself so often in a round (with a reason), before that is a failure.
 const ENDINGS: u32 = 10;
 
+/// Failpoints at which Freshet may end on the way of a flush, a compaction or a start.
+const PLACES: [&str; 22] = [
+    "log.create",
+    "log.header",
+    "log.header-sync",
+    "log.dir-sync",
+    "log.write",
+    "log.sync",
+    "log.synced",
+    "log.remove",
+    "segment.create",
+    "segment.write",
+    "segment.sync",
+    "segment.dir-sync",
+    "segment.finished",
+    "index.write",
+    "index.sync",
+    "compact.merge",
+    "compact.install",
+    "manifest.write",
+    "manifest.rename",
+    "manifest.dir-sync",
+    "store.commit",
+    "store.committed",
+];
+
 pub(crate) struct Run {
     pub(crate) scene: Scene,
     pub(crate) sync: Sync,
@@ -28,6 +54,8 @@ pub(crate) struct Run {
     proxy: Proxy,
     folder: PathBuf,
     endings: u32,
+    /// The failpoint at which the running Freshet ends.
+    armed: Option<&'static str>,
 }
 
 impl Run {
@@ -51,7 +79,7 @@ impl Run {
         let scene = Scene { source, db, journal, gate: Arc::default(), left: Arc::default(), over: Arc::default() };
         // Another seed for each flavour would only make a seed harder to find again.
         let rng = rng.fork();
-        Run { scene, sync, rng, proxy, folder, endings: 0 }
+        Run { scene, sync, rng, proxy, folder, endings: 0, armed: None }
     }
 
     /// Rounds until the goal is reached.
@@ -60,7 +88,7 @@ impl Run {
     /// What is not as it must be.
     pub(crate) async fn reach(mut self, goal: Goal) -> Result<(), String> {
         let start = Instant::now();
-        while start.elapsed() < goal.time || self.scene.journal.of("kills", "Freshet") < goal.kills {
+        while start.elapsed() < goal.time || self.scene.journal.kills() < goal.kills {
             let left = goal.time.saturating_sub(start.elapsed()).as_secs_f64().max(15.0);
             let seconds = (15.0 + self.rng.f64() * 20.0).min(left);
             let done = async {
@@ -171,7 +199,22 @@ impl Run {
     async fn rest_down(&mut self) {
         let down = if self.rng.u8(0..4) == 0 { self.rng.u64(0..3000) } else { 0 };
         tokio::time::sleep(Duration::from_millis(down)).await;
-        self.sync.spawn();
+        self.spawn();
+    }
+
+    /// Starts it, during chaos often so that it ends at one of its durable steps.
+    fn spawn(&mut self) {
+        self.armed = None;
+        if self.scene.is_over() || self.rng.u8(0..5) < 3 {
+            return self.sync.spawn();
+        }
+        let place = PLACES[self.rng.usize(..PLACES.len())];
+        let most = if place.starts_with("store") || place.starts_with("log") { 60 } else { 5 };
+        let action = if place.ends_with(".write") { "torn" } else { "kill" };
+        let failpoint = format!("{place}={action}@{}", self.rng.u32(1..most));
+        self.scene.journal.write(&format!("Freshet starts with {failpoint}"));
+        self.armed = Some(place);
+        self.sync.spawn_with_failpoints(&failpoint);
     }
 
     /// Starts it, when it has ended by itself, and notes why it has.
@@ -183,9 +226,17 @@ impl Run {
             self.scene.source.start(&[]);
         }
         if !self.sync.has_started() {
-            self.sync.spawn();
+            self.spawn();
         }
         if self.sync.runs() {
+            return Ok(());
+        }
+        if let Some(place) = self.armed
+            && !self.sync.log().contains("panicked")
+        {
+            self.scene.journal.note("kills", "Freshet at a failpoint", place);
+            self.scene.journal.count("failpoints that killed", place, 1);
+            self.spawn();
             return Ok(());
         }
         let log = self.sync.log();
@@ -195,7 +246,7 @@ impl Run {
         if self.endings > ENDINGS || log.lines().rev().take(40).any(|l| l.contains("panicked")) {
             return Err(format!("Freshet ended by itself {} times in this round, with: {why}", self.endings));
         }
-        self.sync.spawn();
+        self.spawn();
         Ok(())
     }
 

@@ -117,12 +117,18 @@ impl Sync {
 
     /// Starts the process.
     pub fn spawn(&mut self) {
+        self.spawn_with_failpoints("");
+    }
+
+    /// Starts the process with these failpoints armed (`docs/reliability.md`).
+    pub fn spawn_with_failpoints(&mut self, failpoints: &str) {
         let log = std::fs::File::options().create(true).append(true).open(&self.output).unwrap();
         let child = Command::new(binary())
             .args(&self.args)
             .arg("--data")
             .arg(&self.data)
             .env("NO_COLOR", "1")
+            .env("FRESHET_FAILPOINTS", failpoints)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

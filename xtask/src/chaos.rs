@@ -9,11 +9,11 @@ use crate::Result;
 use crate::run::{cargo, stream};
 use crate::servers::{Flavour, Servers, Size};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Options {
     /// How long, both flavours together
     #[arg(long, default_value_t = 3.0)]
-    minutes: f64,
+    pub(crate) minutes: f64,
     /// Go on until Freshet was killed so often with each flavour
     #[arg(long, default_value_t = 0)]
     kills: u64,

@@ -222,7 +222,7 @@ impl Statement<'_> {
             charset: self.charset_of(schema),
             later: Vec::new(),
             cuts_off: ignore || !self.context.strict,
-            json_is_text: self.context.mariadb,
+            mariadb: self.context.mariadb,
             rewrites: Vec::new(),
         };
         for clause in &clauses {
@@ -329,7 +329,7 @@ pub(super) fn unique_added(schema: &TableSchema, columns: Vec<String>) -> Result
         charset: None,
         later: Vec::new(),
         cuts_off: false,
-        json_is_text: false,
+        mariadb: false,
         rewrites: Vec::new(),
     };
     work.set_key(&[Clause::Unique(columns)])?;
@@ -477,8 +477,9 @@ struct Work {
     later: Vec<(String, String)>,
     /// What does not fit a new type is cut off rather than refused.
     cuts_off: bool,
-    /// A JSON column is a text with a check, as in MariaDB.
-    json_is_text: bool,
+    /// Of MariaDB, where JSON is a text with a check, and a TIMESTAMP that may no longer be NULL becomes the time of the
+    /// statement.
+    mariadb: bool,
     /// Why the rows become others.
     rewrites: Vec<String>,
 }
@@ -548,6 +549,7 @@ impl Work {
         if marked {
             new.source_type.push_str(UNIQUE_KEY_MARK);
         }
+        let becomes_now = self.mariadb && matches!(type_of(&old)?, MysqlType::Timestamp { .. });
         if new.source_type != old.source_type {
             if let Some(why) = rewritten(&type_of(&old)?, &type_of(&new)?, self.cuts_off) {
                 self.rewrites.push(format!("column {name}: the change of type {why}"));
@@ -559,7 +561,7 @@ impl Work {
             self.rewrites.push(format!("column {name}: its values are computed by the server"));
         }
         if new.nullable != old.nullable {
-            if self.cuts_off && old.nullable {
+            if (self.cuts_off || becomes_now) && old.nullable {
                 self.rewrites.push(format!("column {name}: NULL becomes another value"));
             }
             self.push(TableChange::SetNullable { name: name.clone(), nullable: new.nullable })?;
@@ -696,7 +698,7 @@ impl Work {
             let old = type_of(&column)?;
             let old_charset = match &old {
                 // MariaDB's are texts, MySQL's have no character set.
-                MysqlType::Json if to == "utf8mb4" || !self.json_is_text => continue,
+                MysqlType::Json if to == "utf8mb4" || !self.mariadb => continue,
                 MysqlType::Json => Charset::Utf8mb4,
                 other => match charset(other) {
                     Some(charset) => charset,

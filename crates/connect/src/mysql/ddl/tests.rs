@@ -391,6 +391,23 @@ fn rewrites() {
     );
 }
 
+/// MariaDB puts the time of the statement where there was NULL, in strict mode too; MySQL refuses, as both do for other
+/// types.
+#[test]
+fn a_timestamp_that_may_not_be_null_any_more() {
+    let tables = followed(&["CREATE TABLE t (id INT PRIMARY KEY, at TIMESTAMP(1) NULL, d DATETIME)"]);
+    check(
+        &tables,
+        &[
+            (
+                "ALTER TABLE t MODIFY at TIMESTAMP(1) NOT NULL",
+                "t: nullable at false; t: rewrites rows: column at: NULL becomes another value",
+            ),
+            ("ALTER TABLE t MODIFY d DATETIME NOT NULL", "t: nullable d false"),
+        ],
+    );
+}
+
 #[test]
 fn mixed_character_sets_are_not_guessed() {
     let tables =
