@@ -118,12 +118,32 @@ impl Run {
         if *times > HELP {
             return Err(format!("{name} is suspended again and again: {error}"));
         }
+        if hint.starts_with("correct the value") {
+            self.drop_impossible_dates(&name).await;
+        }
         // The first time what the message says; if that does not help, a new copy.
-        let verb = if hint.contains("resync") || *times > 1 { "resync" } else { "resume" };
+        let verb = if hint.contains("resync") || hint.starts_with("correct the value") || *times > 1 {
+            "resync"
+        } else {
+            "resume"
+        };
         let pattern = format!("{}.{}", escape(&self.scene.db), escape(&name));
         self.help(&[verb, "job", &pattern], &format!("{name} was suspended")).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(())
+    }
+
+    /// Sessions without a strict mode leave dates that don't exist; without them the table can be followed.
+    async fn drop_impossible_dates(&self, table: &str) {
+        let mut conn = self.scene.source.connect().await;
+        conn.query_drop("SET SESSION sql_mode = ''").await.unwrap();
+        let Some(found) = tables(&mut conn, &self.scene.db, Some(table)).await.unwrap().pop() else { return };
+        for column in found.columns.iter().filter(|c| c.data_type.starts_with("date") || c.data_type == "timestamp") {
+            let (table, column) = (format!("{}.{}", self.scene.db, quote(table)), quote(&column.name));
+            let delete = format!("DELETE FROM {table} WHERE CAST({column} AS CHAR) LIKE '%-00%'");
+            conn.query_drop(&delete).await.unwrap();
+            self.scene.journal.note("help", "impossible dates deleted", &delete);
+        }
     }
 
     async fn help(&self, args: &[&str], why: &str) {

@@ -60,7 +60,13 @@ pub(crate) struct Run {
 
 impl Run {
     /// A new database with all its tables, and a job over it that is not started yet.
-    pub(crate) async fn new(source: Source, journal: Journal, folder: PathBuf, mut rng: Rng) -> Run {
+    pub(crate) async fn new(
+        source: Source,
+        journal: Journal,
+        folder: PathBuf,
+        mut rng: Rng,
+        without: Vec<String>,
+    ) -> Run {
         let db = source.database("chaos").await;
         let wide = wide();
         for table in TABLES.into_iter().chain([wide.as_str()]) {
@@ -76,7 +82,15 @@ impl Run {
             sync.port,
             folder.display()
         );
-        let scene = Scene { source, db, journal, gate: Arc::default(), left: Arc::default(), over: Arc::default() };
+        let scene = Scene {
+            source,
+            db,
+            journal,
+            gate: Arc::default(),
+            left: Arc::default(),
+            without: Arc::new(without),
+            over: Arc::default(),
+        };
         // Another seed for each flavour would only make a seed harder to find again.
         let rng = rng.fork();
         Run { scene, sync, rng, proxy, folder, endings: 0, armed: None }

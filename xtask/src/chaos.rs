@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// The random choices of an earlier run
     #[arg(long)]
     seed: Option<u64>,
+    /// Leave out this kind of DDL, as the summary calls it, to get past a known defect
+    #[arg(long, value_name = "KIND")]
+    without: Vec<String>,
     /// Try this binary in place of building one
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
@@ -51,6 +54,9 @@ pub(crate) fn chaos(options: &Options) -> Result<()> {
     driver.arg("--output").arg(&output).env("FRESHET_BIN", binary).envs(servers.variables());
     if let Some(seed) = options.seed {
         driver.args(["--seed", &seed.to_string()]);
+    }
+    for kind in &options.without {
+        driver.args(["--without", kind]);
     }
     if stream("chaos", &mut driver, &output.join("chaos.log"), |_| ())?.ok {
         return Ok(());
