@@ -40,8 +40,8 @@ pub(crate) struct Scene {
     pub(crate) gate: Arc<RwLock<()>>,
     /// Tables that were renamed to a name that is not followed: what they had stays in the warehouse.
     pub(crate) left: Arc<Mutex<BTreeSet<String>>>,
-    /// Kinds of DDL that are left out, to get past a defect that is known.
-    pub(crate) without: Arc<Vec<String>>,
+    /// Kinds of statements that are left out, to get past a defect that is known.
+    without: Arc<Vec<String>>,
     /// Whether the tasks of the round should end.
     over: Arc<AtomicBool>,
 }
@@ -49,6 +49,10 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn leaves_out(&self, kind: &str) -> bool {
+        self.without.iter().any(|left_out| left_out == kind)
     }
 
     /// A connection past the proxy, in the database, that waits only shortly for locks.

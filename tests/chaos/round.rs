@@ -223,7 +223,7 @@ impl Run {
             return self.sync.spawn();
         }
         let place = PLACES[self.rng.usize(..PLACES.len())];
-        let most = if place.starts_with("store") || place.starts_with("log") { 60 } else { 5 };
+        let most = if place.starts_with("store") || place.starts_with("log") { 20 } else { 3 };
         let action = if place.ends_with(".write") { "torn" } else { "kill" };
         let failpoint = format!("{place}={action}@{}", self.rng.u32(1..most));
         self.scene.journal.write(&format!("Freshet starts with {failpoint}"));

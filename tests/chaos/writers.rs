@@ -18,6 +18,9 @@ const PICTURE: Duration = Duration::from_millis(700);
 /// Tables without a key are kept below about so many rows.
 const BAG_ROWS: u64 = 3_000;
 
+/// What the summary calls changes that the log holds as statements.
+const STATEMENT: &str = "logged as a statement";
+
 /// What one writer holds.
 struct Writer {
     scene: Scene,
@@ -126,7 +129,8 @@ impl Writer {
             return Ok(());
         }
         let done = match self.rng.u8(0..40) {
-            _ if self.rng.u16(0..500) == 0 => self.as_a_statement().await,
+            _ if self.rng.u16(0..500) == 0 && !self.scene.leaves_out(STATEMENT) => self.as_a_statement().await,
+            _ if self.rng.u16(0..1000) == 0 => self.beyond_the_buffer().await,
             0..3 => self.xa().await,
             3 => self.huge().await,
             4..6 => self.temporary().await,
@@ -176,7 +180,7 @@ impl Writer {
         self.conn.query_drop("SET SESSION binlog_format = STATEMENT").await?;
         let done = self.any().await;
         self.conn.query_drop("SET SESSION binlog_format = ROW").await?;
-        self.count("logged as a statement");
+        self.count(STATEMENT);
         done
     }
 
@@ -268,6 +272,26 @@ impl Writer {
         let commit = self.rng.u8(0..5) > 0;
         self.conn.query_drop(if commit { "COMMIT" } else { "ROLLBACK" }).await?;
         self.count(if commit { "huge" } else { "huge, rolled back" });
+        Ok(())
+    }
+
+    /// A transaction that is larger than Freshet's buffer of 32 MB, by long texts.
+    async fn beyond_the_buffer(&mut self) -> mysql_async::Result<()> {
+        let long = |t: &&Table| t.columns.iter().any(|c| c.data_type == "text" && !c.generated) && !t.key().is_empty();
+        let Some(table) = self.tables.iter().find(long).cloned() else { return Ok(()) };
+        let Some(text) = table.columns.iter().find(|c| c.data_type == "text") else { return Ok(()) };
+        let (name, text) = (self.name(&table), quote(&text.name));
+        self.conn.query_drop("BEGIN").await?;
+        self.run(&format!("DELETE FROM {name} WHERE length({text}) > 50000")).await?;
+        for _ in 0..12 {
+            let insert = self.insert(&table, "INSERT IGNORE", "");
+            self.run(&insert).await?;
+            let (n, filter) = (self.rng.u8(..), self.filter(&table));
+            self.run(&format!("UPDATE {name} SET {text} = repeat('{n:08}', 7000) WHERE {filter} LIMIT 80")).await?;
+        }
+        let commit = self.rng.u8(0..4) > 0;
+        self.conn.query_drop(if commit { "COMMIT" } else { "ROLLBACK" }).await?;
+        self.count(if commit { "beyond the buffer" } else { "beyond the buffer, rolled back" });
         Ok(())
     }
 

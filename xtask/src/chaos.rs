@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// The random choices of an earlier run
     #[arg(long)]
     seed: Option<u64>,
-    /// Leave out this kind of DDL, as the summary calls it, to get past a known defect
+    /// Leave out this kind of statement, as the summary calls it, to get past a known defect
     #[arg(long, value_name = "KIND")]
     without: Vec<String>,
     /// Try this binary in place of building one
