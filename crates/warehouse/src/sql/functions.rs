@@ -11,20 +11,32 @@ use arrow::array::{Array, ArrayRef, AsArray, StringArray, StringBuilder, Timesta
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 use freshet_core::text;
 
 use super::variables::to_local;
+
+/// The name of a function that gives its first argument, a cast; the second says to what. It only makes the cast appear in
+/// the names that DataFusion gives expressions, and is gone before a query runs.
+pub(crate) const CAST_AS: &str = "cast_as";
+
+/// The name of a function that gives any value as text, the way MySQL writes it.
+pub(crate) const TEXT_OF: &str = "text_of";
 
 /// The functions, to be registered over DataFusion's own.
 pub(crate) fn all() -> Vec<ScalarUDF> {
     let one = |name, arguments, returns, run| ScalarUDF::from(Function::new(name, arguments, returns, run));
     vec![
+        one(TEXT_OF, Some(1), DataType::Utf8, text_of),
         one("concat", None, DataType::Utf8, concat),
         one("date_format", Some(2), DataType::Utf8, date_format),
         one("timediff", Some(2), DataType::Utf8, timediff),
         one("unix_timestamp", Some(2), DataType::Int64, unix_timestamp),
         one("from_unixtime", Some(2), DataType::Timestamp(TimeUnit::Microsecond, None), from_unixtime),
+        ScalarUDF::from(CastAs { signature: Signature::any(2, Volatility::Immutable) }),
     ]
 }
 
@@ -86,12 +98,72 @@ impl ScalarUDFImpl for Function {
             false => Ok(ColumnarValue::Array(out)),
         }
     }
+
+    fn simplify(&self, mut args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        match args.as_slice() {
+            [text] if self.name == TEXT_OF && info.get_data_type(text)? == DataType::Utf8 => {
+                Ok(ExprSimplifyResult::Simplified(args.remove(0)))
+            }
+            _ => Ok(ExprSimplifyResult::Original(args)),
+        }
+    }
+}
+
+/// See [`CAST_AS`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct CastAs {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for CastAs {
+    fn name(&self) -> &str {
+        CAST_AS
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        Ok(arguments.first().cloned().unwrap_or(DataType::Null))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        match args.args.into_iter().next() {
+            Some(value) => Ok(value),
+            None => exec_err!("{CAST_AS} without a value"),
+        }
+    }
+
+    fn simplify(&self, args: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        match <[Expr; 2]>::try_from(args) {
+            Ok([cast, _]) => Ok(ExprSimplifyResult::Simplified(cast)),
+            Err(args) => Ok(ExprSimplifyResult::Original(args)),
+        }
+    }
+}
+
+/// Days and moments as MySQL writes them, with as many digits as they have.
+pub(crate) fn time_text(array: &ArrayRef) -> Result<StringArray> {
+    let (mut out, mut one) = (StringBuilder::new(), String::new());
+    let days = matches!(array.data_type(), DataType::Date32 | DataType::Date64);
+    for value in moments(array)?.as_primitive::<TimestampMicrosecondType>() {
+        one.clear();
+        match value {
+            Some(micros) if days => text::date(micros.div_euclid(86_400_000_000), &mut one),
+            Some(micros) => text::date_time(micros, if micros % 1_000_000 == 0 { 0 } else { 6 }, &mut one),
+            None => {}
+        }
+        out.append_option(value.map(|_| one.as_str()));
+    }
+    Ok(out.finish())
 }
 
 fn texts(array: &ArrayRef) -> Result<StringArray> {
-    // Booleans are 0 and 1 in MySQL.
     let array = match array.data_type() {
+        // Booleans are 0 and 1 in MySQL.
         DataType::Boolean => cast(array, &DataType::Int8)?,
+        DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => return time_text(array),
         _ => Arc::clone(array),
     };
     Ok(cast(&array, &DataType::Utf8)?.as_string::<i32>().clone())
@@ -106,6 +178,10 @@ fn moments(array: &ArrayRef) -> Result<ArrayRef> {
     let instants = instants.as_primitive::<TimestampMicrosecondType>();
     let local: TimestampMicrosecondArray = instants.unary(|utc| to_local(utc, &zone));
     Ok(Arc::new(local.with_timezone_opt::<Arc<str>>(None)))
+}
+
+fn text_of(args: &[ArrayRef], _: usize) -> Result<ArrayRef> {
+    Ok(Arc::new(texts(&args[0])?))
 }
 
 fn concat(args: &[ArrayRef], rows: usize) -> Result<ArrayRef> {

@@ -6,10 +6,14 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::DataFusionError;
 use datafusion::datasource::{MemTable, provider_as_source};
-use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{LogicalPlan, TableSource};
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::Statement;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -102,6 +106,7 @@ impl Session {
         let tables = self.tables_of(&mut statement, snapshot, extra, &mut spellings).await?;
         rewrite::add_aliases(&mut statement, &mut spellings);
         let zone = self.variables.zone();
+        let state = self.sql.state(&zone);
         let now = super::now_micros();
         let around = Surroundings {
             variables: &self.variables,
@@ -111,9 +116,9 @@ impl Session {
             now,
             local_now: super::variables::local_micros(now, &zone)?,
             zone: &zone,
+            aggregate: &|name| state.aggregate_functions().contains_key(name),
         };
         rewrite::rewrite(&mut statement, &around, &spellings)?;
-        let state = self.sql.state(&zone);
         let planning = Planning { state: &state, tables, types: Arc::new(Types) };
         let options = ParserOptions::default()
             .with_enable_ident_normalization(false)
@@ -231,6 +236,11 @@ fn memory_table(batch: RecordBatch) -> Result<Arc<dyn TableSource>> {
 }
 
 impl Planned {
+    /// What queries may take.
+    pub(crate) fn memory(&self) -> &Arc<dyn MemoryPool> {
+        &self.state.runtime_env().memory_pool
+    }
+
     /// Optimises and runs the query on the queries' threads.
     ///
     /// # Errors
@@ -241,13 +251,27 @@ impl Planned {
     }
 
     async fn start(self) -> Result<(SchemaRef, RowStream)> {
-        let Planned { state, plan, names, spellings } = self;
+        let Planned { mut state, plan, names, spellings } = self;
         let wrong = |e| from_datafusion(e, spellings.names());
         let physical = state.create_physical_plan(&plan).await.map_err(wrong)?;
-        let stream = execute_stream(physical, state.task_ctx()).map_err(wrong)?;
+        let joins = contains(&physical, "HashJoinExec");
+        let mut stream = execute(physical, &state).map_err(wrong)?;
+        let mut first = stream.next().await;
+        if let Some(Err(e)) = &first
+            && joins
+            && matches!(e.find_root(), DataFusionError::ResourcesExhausted(_))
+        {
+            // Hash tables of joins cannot spill. Sorting both sides is slower, but can.
+            drop((stream, first));
+            state.config_mut().options_mut().optimizer.prefer_hash_join = false;
+            let physical = state.create_physical_plan(&plan).await.map_err(wrong)?;
+            stream = execute(physical, &state).map_err(wrong)?;
+            first = stream.next().await;
+        }
         let schema = renamed(&stream.schema(), &names);
         let to = Arc::clone(&schema);
-        let stream: RowStream = stream
+        let stream: RowStream = futures::stream::iter(first)
+            .chain(stream)
             .map(move |batch| {
                 let batch = batch.map_err(|e| from_datafusion(e, std::iter::empty()))?;
                 let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -257,6 +281,22 @@ impl Planned {
             .boxed();
         Ok((schema, stream))
     }
+}
+
+fn contains(plan: &Arc<dyn ExecutionPlan>, operator: &str) -> bool {
+    plan.name() == operator || plan.children().into_iter().any(|child| contains(child, operator))
+}
+
+fn execute(plan: Arc<dyn ExecutionPlan>, state: &SessionState) -> Result<SendableRecordBatchStream, DataFusionError> {
+    if !contains(&plan, "NestedLoopJoinExec") {
+        return execute_stream(plan, state.task_ctx());
+    }
+    // DataFusion 55 lets this join spill by running its left side again from where it was: rows can be missing. Without
+    // files it fails instead.
+    let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
+    let runtime = RuntimeEnvBuilder::from_runtime_env(state.runtime_env()).with_disk_manager_builder(disk);
+    let state = SessionStateBuilder::new_from_existing(state.clone()).with_runtime_env(runtime.build_arc()?).build();
+    execute_stream(plan, state.task_ctx())
 }
 
 /// The answer's schema with MySQL's names. A wildcard stands for as many columns as the others leave.

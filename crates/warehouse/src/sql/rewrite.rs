@@ -26,6 +26,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) local_now: i64,
     /// The session's time zone as Arrow writes it.
     pub(crate) zone: &'a str,
+    /// Whether DataFusion has an aggregate function of that name.
+    pub(crate) aggregate: &'a dyn Fn(&str) -> bool,
 }
 
 /// Spellings of the columns that are in reach, by their lower-case form.
@@ -122,7 +124,13 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        having(select, self.around.aggregate);
         name_apart(&mut select.projection);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        order_by_ordinals(query);
         ControlFlow::Continue(())
     }
 
@@ -137,14 +145,21 @@ impl VisitorMut for Rewriter<'_> {
 /// DataFusion wants different names for the columns of a SELECT, MySQL does not: repeated ones get an alias. (What a
 /// client sees as names is made from the statement's text.)
 fn name_apart(projection: &mut [SelectItem]) {
-    let mut seen = std::collections::HashSet::new();
+    let star = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+    let starred = projection.iter().any(star);
+    let mut seen: HashMap<String, Vec<Naming>> = HashMap::new();
     for (n, item) in projection.iter_mut().enumerate() {
-        let name = match item {
-            SelectItem::UnnamedExpr(e) => e.to_string(),
-            SelectItem::ExprWithAlias { alias, .. } => alias.value.clone(),
+        let (naming, unnamed) = match item {
+            SelectItem::UnnamedExpr(e) => (Naming::of(e), true),
+            SelectItem::ExprWithAlias { alias, .. } => (Naming::of(&Expr::Identifier(alias.clone())), false),
             _ => continue,
         };
-        if seen.insert(name) {
+        let others = seen.entry(naming.bare.clone()).or_default();
+        // What a star stands for is not known here, and a subquery has the name of its column.
+        let unknown = starred || matches!(item, SelectItem::UnnamedExpr(Expr::Subquery(_)));
+        let repeated = unknown && unnamed || others.iter().any(|other| other.meets(&naming));
+        others.push(naming);
+        if !repeated {
             continue;
         }
         let alias = Ident::new(format!("__{n}"));
@@ -154,6 +169,180 @@ fn name_apart(projection: &mut [SelectItem]) {
             }
             _ => continue,
         };
+    }
+}
+
+/// The name that DataFusion makes of an expression, as far as the text tells: `a` may be `t.a`.
+struct Naming {
+    full: String,
+    /// Without the tables' names.
+    bare: String,
+    /// Whether each column has its table's name.
+    qualified: bool,
+}
+
+impl Naming {
+    fn of(expr: &Expr) -> Naming {
+        struct Bare(bool);
+        impl VisitorMut for Bare {
+            type Break = ();
+            fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+                match expr {
+                    Expr::Identifier(name) => {
+                        name.quote_style = None;
+                        self.0 = false;
+                    }
+                    Expr::CompoundIdentifier(path) => {
+                        if let Some(mut name) = path.pop() {
+                            name.quote_style = None;
+                            *expr = Expr::Identifier(name);
+                        }
+                    }
+                    Expr::Nested(inner) => *expr = inner.as_ref().clone(),
+                    _ => {}
+                }
+                ControlFlow::Continue(())
+            }
+        }
+        let (mut bare, mut visitor) = (expr.clone(), Bare(true));
+        let _ = VisitMut::visit(&mut bare, &mut visitor);
+        Naming { full: expr.to_string(), bare: bare.to_string(), qualified: visitor.0 }
+    }
+
+    /// Whether the two, which are equal but for the tables' names, may be one name.
+    fn meets(&self, other: &Naming) -> bool {
+        self.full == other.full || !self.qualified || !other.qualified
+    }
+}
+
+/// `ORDER BY 2` of a grouped SELECT is given what it means, because DataFusion only finds plain columns there.
+fn order_by_ordinals(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_ref() else { return };
+    let grouped = matches!(&select.group_by, GroupByExpr::Expressions(by, _) if !by.is_empty());
+    let Some(OrderBy { kind: OrderByKind::Expressions(order), .. }) = &mut query.order_by else { return };
+    for by in order.iter_mut().filter(|_| grouped) {
+        let Expr::Value(ValueWithSpan { value: Value::Number(n, _), .. }) = &by.expr else { continue };
+        let Some(at) = n.parse::<usize>().ok().and_then(|n| n.checked_sub(1)) else { continue };
+        let star = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+        match select.projection.get(at) {
+            _ if select.projection.iter().take(at).any(star) => {}
+            Some(SelectItem::UnnamedExpr(expr)) if !matches!(expr, Expr::Value(_)) => by.expr = expr.clone(),
+            Some(SelectItem::ExprWithAlias { alias, .. }) => by.expr = Expr::Identifier(alias.clone()),
+            _ => {}
+        }
+    }
+}
+
+/// In MySQL a HAVING also filters the rows of a SELECT that does not aggregate, and knows the names that the SELECT gives.
+fn having(select: &mut Select, aggregate: &dyn Fn(&str) -> bool) {
+    let Some(mut condition) = select.having.take() else { return };
+    let grouped = match &select.group_by {
+        GroupByExpr::Expressions(by, _) => by.as_slice(),
+        GroupByExpr::All(_) => return select.having = Some(condition),
+    };
+    let by_column = |name: &str| {
+        let is = |e: &Expr| matches!(e, Expr::Identifier(i) if i.value.eq_ignore_ascii_case(name));
+        grouped.iter().any(is)
+    };
+    let given = select.projection.iter().filter_map(|item| match item {
+        SelectItem::ExprWithAlias { expr, alias } => Some((alias.value.to_lowercase(), expr.clone())),
+        _ => None,
+    });
+    let given = given.filter(|(name, _)| !by_column(name)).collect();
+    let _ = VisitMut::visit(&mut condition, &mut Given { given, aggregate, inside: 0 });
+
+    let mut calls = Calls { aggregate, inside: 0, aggregates: false, windows: false };
+    let _ = VisitMut::visit(&mut condition, &mut calls);
+    let windows = calls.windows;
+    let _ = VisitMut::visit(&mut select.projection, &mut calls);
+    let place = match () {
+        () if calls.aggregates || !grouped.is_empty() => &mut select.having,
+        () if windows => &mut select.qualify,
+        () => &mut select.selection,
+    };
+    let nested = |e| Box::new(Expr::Nested(Box::new(e)));
+    *place = Some(match place.take() {
+        None => condition,
+        Some(other) => Expr::BinaryOp { left: nested(other), op: BinaryOperator::And, right: nested(condition) },
+    });
+}
+
+/// Whether it is a call of an aggregate function.
+fn aggregates(expr: &Expr, aggregate: &dyn Fn(&str) -> bool) -> bool {
+    match expr {
+        Expr::Function(f) if f.over.is_none() => {
+            f.name.0.last().and_then(|p| p.as_ident()).is_some_and(|name| aggregate(&name.value.to_lowercase()))
+        }
+        _ => false,
+    }
+}
+
+/// Puts expressions in the place of the names that a SELECT has given them, but for arguments of aggregates and for
+/// subqueries.
+struct Given<'a> {
+    given: HashMap<String, Expr>,
+    aggregate: &'a dyn Fn(&str) -> bool,
+    inside: usize,
+}
+
+impl VisitorMut for Given<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.inside += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.inside -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.inside += usize::from(aggregates(expr, self.aggregate));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if aggregates(expr, self.aggregate) {
+            self.inside -= 1;
+        } else if let Expr::Identifier(name) = expr
+            && self.inside == 0
+            && let Some(meant) = self.given.get(&name.value.to_lowercase())
+        {
+            *expr = Expr::Nested(Box::new(meant.clone()));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Which kinds of functions are called outside of subqueries.
+struct Calls<'a> {
+    aggregate: &'a dyn Fn(&str) -> bool,
+    inside: usize,
+    aggregates: bool,
+    windows: bool,
+}
+
+impl VisitorMut for Calls<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.inside += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.inside -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if self.inside == 0 {
+            self.aggregates |= aggregates(expr, self.aggregate);
+            self.windows |= matches!(expr, Expr::Function(f) if f.over.is_some());
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -204,7 +393,15 @@ impl Rewriter<'_> {
             Expr::Convert { expr: value, data_type: None, .. } | Expr::Collate { expr: value, .. } => {
                 *expr = value.as_ref().clone();
             }
+            Expr::Cast { kind: CastKind::Cast, expr: value, data_type, array: false, format: None } => {
+                *expr = cast(value.as_ref().clone(), data_type.clone());
+            }
             Expr::Cast { kind: kind @ CastKind::Cast, .. } => *kind = CastKind::TryCast,
+            Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) => {
+                if let Some(double) = approximate(digits)? {
+                    *expr = double;
+                }
+            }
             // `_utf8mb4'text'`
             Expr::Prefixed { value, .. } => *expr = value.as_ref().clone(),
             _ => {}
@@ -460,7 +657,41 @@ fn interval_of(value: Expr, unit: DateTimeField) -> Expr {
 
 /// A cast that gives NULL where MySQL would (with a warning), never an error.
 fn cast(expr: Expr, data_type: DataType) -> Expr {
-    Expr::Cast { kind: CastKind::TryCast, expr: Box::new(expr), data_type, array: false, format: None }
+    use DataType as T;
+    if matches!(data_type, T::Char(_) | T::Character(_) | T::Varchar(_) | T::Text | T::String(_) | T::Nvarchar(_)) {
+        return call(super::functions::TEXT_OF, vec![expr]);
+    }
+    let constant = !names_columns(&expr);
+    let name = data_type.to_string();
+    let cast = Expr::Cast { kind: CastKind::TryCast, expr: Box::new(expr), data_type, array: false, format: None };
+    // DataFusion names a cast like what is cast, and takes names for what is meant.
+    if constant { cast } else { call(super::functions::CAST_AS, vec![cast, string(&name)]) }
+}
+
+/// Whether an expression depends on more than itself.
+fn names_columns(expr: &Expr) -> bool {
+    struct Columns;
+    impl VisitorMut for Columns {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Identifier(_) | Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    VisitMut::visit(&mut expr.clone(), &mut Columns).is_break()
+}
+
+/// A number with an exponent, or with more digits than a decimal has, is a DOUBLE in MySQL.
+fn approximate(digits: &str) -> Result<Option<Expr>> {
+    if !digits.contains(['e', 'E']) && digits.bytes().filter(u8::is_ascii_digit).count() <= 76 {
+        return Ok(None);
+    }
+    match digits.parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(Some(cast(string(digits), DataType::Double(ExactNumberInfo::None)))),
+        _ => Err(Error::config("this number is out of the range of DOUBLE").with("near", format!("'{digits}'"))),
+    }
 }
 
 fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
