@@ -42,15 +42,16 @@ pub(crate) fn from_datafusion<'n>(error: DataFusionError, names: impl Iterator<I
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => from_datafusion(*inner, names),
         DataFusionError::Shared(inner) => match std::sync::Arc::try_unwrap(inner) {
             Ok(inner) => from_datafusion(inner, names),
-            Err(shared) => Error::data(first_line(&shared.to_string())),
+            Err(shared) => match shared.find_root() {
+                DataFusionError::ResourcesExhausted(text) => out_of_memory(text),
+                root => Error::data(first_line(&root.to_string())),
+            },
         },
         DataFusionError::SchemaError(inner, _) => from_schema_error(*inner, names),
         DataFusionError::Plan(text) => from_plan(&text),
         DataFusionError::NotImplemented(text) => Error::unsupported(first_line(&text)),
         DataFusionError::SQL(inner, _) => Error::config("the statement cannot be parsed").with("near", inner),
-        DataFusionError::ResourcesExhausted(text) => Error::config("the query needs more memory than it may have")
-            .because(first_line(&text))
-            .hint("select fewer rows or columns, or start Freshet with a larger --query-memory"),
+        DataFusionError::ResourcesExhausted(text) => out_of_memory(&text),
         DataFusionError::ArrowError(inner, _) => from_arrow(*inner),
         DataFusionError::ParquetError(inner) => {
             Error::corrupt("a segment cannot be read").because(inner).hint("check the disk and restore the file")
@@ -60,6 +61,14 @@ pub(crate) fn from_datafusion<'n>(error: DataFusionError, names: impl Iterator<I
         DataFusionError::Execution(text) => Error::data(first_line(&text)),
         other => Error::internal("a query failed").because(first_line(&other.to_string())),
     }
+}
+
+fn out_of_memory(text: &str) -> Error {
+    let line = first_line(text);
+    let cause = line.split_once(" with top memory consumers").map_or(line.as_str(), |(cause, _)| cause);
+    Error::config("the query needs more memory than it may have")
+        .because(cause)
+        .hint("select fewer rows or columns, or start Freshet with a larger --query-memory")
 }
 
 fn from_arrow(error: ArrowError) -> Error {

@@ -8,8 +8,11 @@ mod dml;
 mod error;
 mod functions;
 mod information_schema;
+#[cfg(test)]
+mod lab;
 mod lexer;
 mod listing;
+mod memory;
 mod planner;
 mod prune;
 mod query;
@@ -33,7 +36,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::TrackConsumersPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
@@ -185,7 +188,14 @@ fn new_state(options: &SqlOptions, scratch: &Path) -> SessionState {
     parquet.reorder_filters = true;
     // Segments hold plain strings, and the delta does: no conversions to views between the two.
     parquet.schema_force_view_types = false;
-    let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory), NonZeroUsize::MIN);
+    // Little memory is worked with in small pieces.
+    let rows = options.memory / options.partitions.max(1) / 8192;
+    config = config.with_batch_size(rows.clamp(1024, 8192));
+    // What each sort sets aside for merging what it has spilled: little where there is little.
+    let share = options.memory / (8 * options.partitions.max(1));
+    let sort = &mut config.options_mut().execution.sort_spill_reservation_bytes;
+    *sort = share.min(*sort);
+    let pool = TrackConsumersPool::new(memory::QueryMemory::new(options.memory), NonZeroUsize::MIN);
     let limited = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool));
     let disk = |mode| limited.clone().with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode));
     // Without room for spilling a query has its memory and no more.

@@ -204,84 +204,9 @@ fn overlaps(segment: &SegmentView, range: &Range) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{AsArray, RecordBatch};
-    use arrow::compute::cast;
-    use arrow::datatypes::SchemaRef;
-    use async_trait::async_trait;
     use fastrand::Rng;
-    use freshet_core::Error;
-    use futures::TryStreamExt;
 
-    use super::*;
-    use crate::sql::{JobCommand, Outcome, Session, Sql, SqlOptions, SystemTables};
-    use crate::{Options, Warehouse};
-
-    struct NoJobs;
-
-    #[async_trait]
-    impl SystemTables for NoJobs {
-        fn tables(&self) -> Vec<(&'static str, SchemaRef)> {
-            Vec::new()
-        }
-
-        async fn rows(&self, table: &str) -> Result<RecordBatch> {
-            Err(Error::not_found(table))
-        }
-
-        async fn control(&self, _: JobCommand) -> Result<()> {
-            Ok(())
-        }
-    }
-
-    struct Lab {
-        warehouse: Arc<Warehouse>,
-        session: Session,
-        _dir: tempfile::TempDir,
-    }
-
-    impl Lab {
-        async fn new() -> Lab {
-            let dir = tempfile::tempdir().unwrap();
-            let options = Options { background: false, ..Options::default() };
-            let warehouse = Warehouse::open(dir.path(), options).await.unwrap();
-            let limits = SqlOptions { partitions: 2, ..SqlOptions::default() };
-            let sql = Sql::new(Arc::clone(&warehouse), limits, Arc::new(NoJobs));
-            let mut lab = Lab { warehouse, session: sql.session("root"), _dir: dir };
-            lab.run("CREATE DATABASE d").await;
-            lab.run("USE d").await;
-            lab
-        }
-
-        /// The rows as text.
-        async fn run(&mut self, sql: &str) -> Vec<String> {
-            match self.session.execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}")) {
-                Outcome::Done { .. } => Vec::new(),
-                Outcome::Rows { stream, .. } => {
-                    let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
-                    let text = |b: &RecordBatch, c: usize| cast(b.column(c), &Arrow::Utf8).unwrap();
-                    let lines = batches.iter().flat_map(|b| {
-                        let columns: Vec<_> = (0..b.num_columns()).map(|c| text(b, c)).collect();
-                        let row = move |i| {
-                            let value = |a: &arrow::array::ArrayRef| match a.is_null(i) {
-                                true => "NULL".to_string(),
-                                false => a.as_string::<i32>().value(i).to_string(),
-                            };
-                            columns.iter().map(value).collect::<Vec<_>>().join(" ")
-                        };
-                        (0..b.num_rows()).map(row).collect::<Vec<_>>()
-                    });
-                    lines.collect()
-                }
-            }
-        }
-
-        /// How many segments a query opens, by EXPLAIN.
-        async fn segments(&mut self, sql: &str) -> usize {
-            self.run(&format!("EXPLAIN {sql}")).await.iter().map(|l| l.matches(".parquet").count()).sum()
-        }
-    }
+    use crate::sql::lab::Lab;
 
     #[tokio::test]
     async fn only_segments_that_can_hold_the_keys_are_opened() {
