@@ -122,6 +122,9 @@ public class ConnectorJ {
     static void errors(Connection c) {
         fails(1146, () -> c.createStatement().executeQuery("SELECT * FROM nothing"));
         fails(1054, () -> c.prepareStatement("SELECT nothing FROM people WHERE id = 1").executeQuery());
+        fails(1406, () -> c.createStatement().execute("INSERT INTO parts VALUES (1, 'eleven char', NULL)"));
+        fails(1264, () -> c.createStatement().execute("INSERT INTO parts VALUES (3000000000, 'b', NULL)"));
+        fails(1048, () -> c.createStatement().execute("INSERT INTO parts VALUES (1, NULL, NULL)"));
         fails(1064, () -> c.createStatement().execute("SELEC 1"));
         fails(1049, () -> c.setCatalog("nowhere"));
     }

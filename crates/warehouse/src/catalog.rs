@@ -31,6 +31,9 @@ pub struct ColumnDef {
     pub nullable: bool,
     pub default: Option<DefaultValue>,
     pub comment: String,
+    /// See [`TableColumn::bytes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u32>,
 }
 
 /// A table as a statement defines it; the key's columns are the first ones.
@@ -129,6 +132,10 @@ pub struct TableColumn {
     pub nullable: bool,
     pub default: Option<DefaultValue>,
     pub comment: String,
+    /// The declared length of a text (`VARCHAR(10)`), in bytes of UTF-8 as Doris counts it. Statements may not write more;
+    /// jobs store what their source has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u32>,
     /// Its value in rows that were written before it existed, as canonical text; `None`: NULL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill: Option<String>,
@@ -166,6 +173,14 @@ impl TableColumn {
         format!("c{}", self.id)
     }
 
+    /// How many bytes a value may have that a statement writes.
+    pub fn max_bytes(&self) -> Option<u32> {
+        match self.data_type {
+            DataType::Bytes { length } => length,
+            _ => self.bytes,
+        }
+    }
+
     /// Its first id: the same whatever type it has had.
     pub(crate) fn root(&self) -> u32 {
         let (mut id, mut former) = (self.id, self.former.as_deref());
@@ -183,6 +198,7 @@ impl TableColumn {
             nullable: def.nullable,
             default: def.default.clone(),
             comment: def.comment.clone(),
+            bytes: def.bytes,
             fill: None,
             former: None,
         }
@@ -341,6 +357,7 @@ impl Table {
         let column = &mut self.columns[at];
         column.nullable = def.nullable && !in_key || in_key && column.nullable;
         column.default.clone_from(&def.default);
+        column.bytes = def.bytes;
         if !def.comment.is_empty() {
             column.comment.clone_from(&def.comment);
         }

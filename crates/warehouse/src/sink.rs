@@ -374,6 +374,7 @@ mod tests {
             nullable: *name != "k",
             default: None,
             comment: String::new(),
+            bytes: None,
         };
         let table = TableDef {
             name: TableName::new("d", "t"),

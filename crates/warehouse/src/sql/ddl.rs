@@ -266,8 +266,8 @@ impl Parser<'_> {
     /// `name type [KEY] [aggregation] [NOT NULL|NULL] [AUTO_INCREMENT] [DEFAULT v] [COMMENT '…']`; whether it is a key.
     fn column(&mut self) -> Result<(ColumnDef, bool)> {
         let name = self.c.name()?;
-        let data_type = types::parse(&mut self.c)?;
-        let mut column = ColumnDef { name, data_type, nullable: true, default: None, comment: String::new() };
+        let (data_type, bytes) = types::parse(&mut self.c)?;
+        let mut column = ColumnDef { name, data_type, nullable: true, default: None, comment: String::new(), bytes };
         let mut in_key = false;
         loop {
             let c = &mut self.c;

@@ -1,11 +1,13 @@
 //! `INSERT`, `DELETE` and `UPDATE`: the rows they are about are found by a query, and written as one commit of the
 //! warehouse, as a sink would write them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int8Array, RecordBatch, StringArray, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches};
-use arrow::datatypes::{DataType as Arrow, Schema};
+use arrow::compute::concat_batches;
+use arrow::datatypes::Schema;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::sql::sqlparser::ast::{
     self, AssignmentTarget, Expr, FromTable, Ident, ObjectName, Query, SelectItem, SetExpr, Statement, TableFactor,
     TableObject, TableWithJoins,
@@ -14,6 +16,8 @@ use freshet_core::batch::{OP_DELETE, OP_UPSERT};
 use freshet_core::{Column, DefaultValue, Error, ErrorKind, Result, TableName, TableSchema, text};
 use futures::StreamExt;
 
+use super::error::from_datafusion;
+use super::fit::{check, check_null, fit};
 use super::query::parse;
 use super::rewrite::parts;
 use super::{Outcome, Session, find_table, information_schema};
@@ -34,8 +38,8 @@ impl Session {
         let snapshot = warehouse.snapshot();
         let changed = match &statement {
             Statement::Insert(insert) => {
-                let (table, rows) = Box::pin(self.insert(insert.clone(), &snapshot)).await?;
-                let (affected, write) = write(&table, &rows, OP_UPSERT)?;
+                let change = Box::pin(self.insert(insert.clone(), &snapshot)).await?;
+                let (affected, write) = write(&change, OP_UPSERT)?;
                 warehouse.commit(None, write.into_iter().collect()).await?;
                 return Ok(Outcome::Done { affected, info: String::new() });
             }
@@ -49,18 +53,12 @@ impl Session {
         for attempt in 1.. {
             let snapshot = warehouse.snapshot();
             let seen = snapshot.table(&changed.name).map(|v| v.seen());
-            let (table, rows, op) = match statement.clone() {
-                Statement::Update(update) => {
-                    let (table, rows) = Box::pin(self.update(update, &snapshot)).await?;
-                    (table, rows, OP_UPSERT)
-                }
-                Statement::Delete(delete) => {
-                    let (table, rows) = Box::pin(self.delete(delete, &snapshot)).await?;
-                    (table, rows, OP_DELETE)
-                }
+            let (change, op) = match statement.clone() {
+                Statement::Update(update) => (Box::pin(self.update(update, &snapshot)).await?, OP_UPSERT),
+                Statement::Delete(delete) => (Box::pin(self.delete(delete, &snapshot)).await?, OP_DELETE),
                 _ => return Err(Error::internal("neither UPDATE nor DELETE")),
             };
-            let (affected, write) = write(&table, &rows, op)?;
+            let (affected, write) = write(&change, op)?;
             let Some(write) = write else { return Ok(Outcome::Done { affected, info: String::new() }) };
             match warehouse.commit_in_turn(None, vec![TableWrite { seen, ..write }], Stage::Whole).await {
                 Err(e) if e.kind == ErrorKind::SinkUnavailable && attempt < ATTEMPTS => {}
@@ -82,7 +80,7 @@ impl Session {
         Ok(Arc::clone(&find_table(snapshot, &name)?.table))
     }
 
-    async fn insert(&self, insert: ast::Insert, snapshot: &Arc<Snapshot>) -> Result<(Arc<Table>, RecordBatch)> {
+    async fn insert(&self, insert: ast::Insert, snapshot: &Arc<Snapshot>) -> Result<Change> {
         let TableObject::TableName(name) = &insert.table else {
             return Err(Error::unsupported("INSERT into something that is no table"));
         };
@@ -100,7 +98,8 @@ impl Session {
         };
         let mut source = insert.source.ok_or_else(|| Error::unsupported("INSERT without VALUES or SELECT"))?;
         for_defaults(&mut source, &table, &columns)?;
-        let batch = Box::pin(self.rows(Statement::Query(source), snapshot)).await?;
+        alone(&mut source);
+        let (batch, held) = Box::pin(self.rows(Statement::Query(source), snapshot)).await?;
         if batch.num_columns() != columns.len() {
             return Err(Error::config(format!(
                 "{} columns are to be filled, but there are {} values a row",
@@ -115,12 +114,15 @@ impl Session {
                 Some(at) => fit(batch.column(at), column)?,
                 None => default_array(column, batch.num_rows())?,
             };
-            arrays.push(checked(array, column)?);
+            check_null(&array, column)?;
+            check(&array, column)?;
+            arrays.push(array);
         }
-        Ok((Arc::clone(&table), rows_of(&table, arrays)?))
+        let rows = rows_of(&table, arrays)?;
+        Ok(Change { table, rows, _held: held })
     }
 
-    async fn delete(&self, delete: ast::Delete, snapshot: &Arc<Snapshot>) -> Result<(Arc<Table>, RecordBatch)> {
+    async fn delete(&self, delete: ast::Delete, snapshot: &Arc<Snapshot>) -> Result<Change> {
         let from = tables_of(&delete).to_vec();
         if !delete.order_by.is_empty() || delete.limit.is_some() || delete.using.is_some() {
             return Err(Error::unsupported("DELETE with ORDER BY, LIMIT or USING"));
@@ -131,12 +133,13 @@ impl Session {
                 .hint("TRUNCATE TABLE removes all rows"));
         }
         let everything = table.columns.iter().map(|c| SelectItem::UnnamedExpr(identifier(&c.name))).collect();
-        let batch = Box::pin(self.rows(select(everything, from, delete.selection)?, snapshot)).await?;
+        let (batch, held) = Box::pin(self.rows(select(everything, from, delete.selection)?, snapshot)).await?;
         let arrays = table.columns.iter().zip(batch.columns()).map(|(c, a)| fit(a, c)).collect::<Result<Vec<_>>>()?;
-        Ok((Arc::clone(&table), rows_of(&table, arrays)?))
+        let rows = rows_of(&table, arrays)?;
+        Ok(Change { table, rows, _held: held })
     }
 
-    async fn update(&self, update: ast::Update, snapshot: &Arc<Snapshot>) -> Result<(Arc<Table>, RecordBatch)> {
+    async fn update(&self, update: ast::Update, snapshot: &Arc<Snapshot>) -> Result<Change> {
         if !update.order_by.is_empty() || update.limit.is_some() || update.from.is_some() {
             return Err(Error::unsupported("UPDATE with FROM, ORDER BY or LIMIT"));
         }
@@ -146,6 +149,7 @@ impl Session {
             return Err(Error::unsupported(format!("{} has no unique key: its rows cannot be updated", table.name))
                 .hint("DELETE the rows and INSERT them again"));
         }
+        let mut assigned = HashSet::new();
         let mut values: Vec<Expr> = table.columns.iter().map(|c| identifier(&c.name)).collect();
         for assignment in update.assignments {
             let AssignmentTarget::ColumnName(name) = &assignment.target else {
@@ -160,15 +164,26 @@ impl Session {
                 .hint("INSERT the row under its new key and DELETE the old one"));
             }
             values[at] = assignment.value;
+            assigned.insert(at);
         }
         let items = values
             .into_iter()
             .enumerate()
             .map(|(i, expr)| SelectItem::ExprWithAlias { expr, alias: Ident::new(format!("__value_{i}")) });
         let statement = select(items.collect(), from, update.selection)?;
-        let batch = Box::pin(self.rows(statement, snapshot)).await?;
-        let arrays = table.columns.iter().zip(batch.columns()).map(|(c, a)| checked(fit(a, c)?, c));
-        Ok((Arc::clone(&table), rows_of(&table, arrays.collect::<Result<Vec<_>>>()?)?))
+        let (batch, held) = Box::pin(self.rows(statement, snapshot)).await?;
+        let mut arrays = Vec::with_capacity(table.columns.len());
+        for (i, column) in table.columns.iter().enumerate() {
+            let array = fit(batch.column(i), column)?;
+            check_null(&array, column)?;
+            // What the row has in other columns may be from a time before a limit, or from a job.
+            if assigned.contains(&i) {
+                check(&array, column)?;
+            }
+            arrays.push(array);
+        }
+        let rows = rows_of(&table, arrays)?;
+        Ok(Change { table, rows, _held: held })
     }
 
     fn one_table(&self, from: &[TableWithJoins], snapshot: &Snapshot) -> Result<Arc<Table>> {
@@ -180,20 +195,39 @@ impl Session {
         }
     }
 
-    /// All rows of a query as one batch.
-    async fn rows(&self, statement: Statement, snapshot: &Arc<Snapshot>) -> Result<RecordBatch> {
+    /// All rows of a query as one batch, and the memory of queries that it takes.
+    async fn rows(&self, statement: Statement, snapshot: &Arc<Snapshot>) -> Result<(RecordBatch, MemoryReservation)> {
         let planned = Box::pin(self.plan_statement(statement, Vec::new(), snapshot, Vec::new())).await?;
+        let held = MemoryConsumer::new("rows that a statement changes").register(planned.memory());
         match Box::pin(planned.run(&self.sql.threads)).await? {
             Outcome::Rows { schema, mut stream } => {
                 let mut batches = Vec::new();
                 while let Some(batch) = stream.next().await {
-                    batches.push(batch?);
+                    let batch = batch?;
+                    // Twice: they are joined, and encoded.
+                    let bytes = 2 * batch.columns().iter().map(size).sum::<usize>();
+                    held.try_grow(bytes).map_err(|e| from_datafusion(e, std::iter::empty()))?;
+                    batches.push(batch);
                 }
-                concat_batches(&schema, &batches).map_err(|e| Error::internal("cannot join batches").because(e))
+                let all = concat_batches(&schema, &batches);
+                Ok((all.map_err(|e| Error::internal("cannot join batches").because(e))?, held))
             }
             Outcome::Done { .. } => Err(Error::internal("a query without rows")),
         }
     }
+}
+
+/// Rows that a statement has found.
+struct Change {
+    table: Arc<Table>,
+    rows: RecordBatch,
+    /// Until they are written.
+    _held: MemoryReservation,
+}
+
+/// Bytes of the values alone: a slice may share its buffers with others.
+fn size(array: &ArrayRef) -> usize {
+    array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
 }
 
 /// Times that a statement is evaluated again because its table changed meanwhile.
@@ -205,7 +239,8 @@ fn tables_of(delete: &ast::Delete) -> &[TableWithJoins] {
 }
 
 /// The number of rows, and what is to be written if there are any.
-fn write(table: &Table, rows: &RecordBatch, op: i8) -> Result<(u64, Option<TableWrite>)> {
+fn write(change: &Change, op: i8) -> Result<(u64, Option<TableWrite>)> {
+    let Change { table, rows, .. } = change;
     let n = rows.num_rows();
     let ops = Int8Array::from(vec![op; n]);
     let rows = RecordBatch::try_new(table.arrow_schema(), rows.columns().to_vec())
@@ -259,6 +294,49 @@ fn for_defaults(source: &mut Query, table: &Table, columns: &[usize]) -> Result<
     Ok(())
 }
 
+/// Literals of several kinds in one column of `VALUES` become texts: DataFusion would give all rows one type, and cast
+/// `'1.25'` to the digits of `1.5`; here each is to become a value of the table's column by itself.
+fn alone(source: &mut Query) {
+    let SetExpr::Values(values) = source.body.as_mut() else { return };
+    for column in 0..values.rows.iter().map(|r| r.content.len()).max().unwrap_or(0) {
+        let kinds = values.rows.iter().filter_map(|r| r.content.get(column)).filter_map(literal);
+        if kinds.map(|(kind, _)| kind).collect::<HashSet<_>>().len() < 2 {
+            continue;
+        }
+        for value in values.rows.iter_mut().filter_map(|r| r.content.get_mut(column)) {
+            if let Some((_, text)) = literal(value) {
+                *value = Expr::Value(ast::Value::SingleQuotedString(text).into());
+            }
+        }
+    }
+}
+
+/// The kind of a literal, and its text.
+fn literal(expr: &Expr) -> Option<(Literal, String)> {
+    match expr {
+        Expr::Value(v) => match &v.value {
+            ast::Value::Number(digits, _) if digits.contains(['e', 'E']) => Some((Literal::Double, digits.clone())),
+            ast::Value::Number(digits, _) => Some((Literal::Exact, digits.clone())),
+            ast::Value::SingleQuotedString(text) | ast::Value::DoubleQuotedString(text) => {
+                Some((Literal::Text, text.clone()))
+            }
+            _ => None,
+        },
+        Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => match literal(expr)? {
+            (Literal::Text, _) => None,
+            (kind, digits) => Some((kind, format!("-{digits}"))),
+        },
+        _ => None,
+    }
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum Literal {
+    Exact,
+    Double,
+    Text,
+}
+
 /// What a row holds that does not say, as text; `None`: NULL.
 fn default_text(column: &TableColumn) -> Result<Option<String>> {
     match &column.default {
@@ -281,35 +359,6 @@ fn default_array(column: &TableColumn, rows: usize) -> Result<ArrayRef> {
         Some(text) => fit(&(Arc::new(StringArray::from(vec![text; rows])) as ArrayRef), column),
         None => Ok(new_null_array(&column.data_type.to_arrow(), rows)),
     }
-}
-
-/// Values in the type of their column; a value that does not fit is an error, never NULL.
-fn fit(array: &ArrayRef, column: &TableColumn) -> Result<ArrayRef> {
-    let to = column.data_type.to_arrow();
-    if *array.data_type() == to {
-        return Ok(Arc::clone(array));
-    }
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let wrong = |e| {
-        Error::data(format!("a value does not fit column '{}' of type {}", column.name, column.data_type))
-            .with("value of", &column.name)
-            .because(e)
-    };
-    // A fraction is rounded on its way into a whole number, as MySQL does.
-    let array = match (array.data_type(), &to) {
-        (Arrow::Decimal128(p, s), t) if t.is_integer() && *s > 0 => {
-            cast_with_options(array, &Arrow::Decimal128(*p, 0), &strict).map_err(wrong)?
-        }
-        _ => Arc::clone(array),
-    };
-    cast_with_options(&array, &to, &strict).map_err(wrong)
-}
-
-fn checked(array: ArrayRef, column: &TableColumn) -> Result<ArrayRef> {
-    if !column.nullable && array.null_count() > 0 {
-        return Err(Error::data(format!("column '{}' cannot be NULL", column.name)).with("value of", &column.name));
-    }
-    Ok(array)
 }
 
 fn rows_of(table: &Table, arrays: Vec<ArrayRef>) -> Result<RecordBatch> {

@@ -24,6 +24,10 @@ pub fn mysql_error(error: &Error) -> (u16, &'static str) {
         ErrorKind::Config if about("no database") => (1046, "3D000"),
         ErrorKind::Config if about("variable") => (1231, "42000"),
         ErrorKind::Config if about("the query needs more memory") => (1041, "HY000"),
+        ErrorKind::Data if about("value too long") => (1406, "22001"),
+        ErrorKind::Data if about("value out of range") => (1264, "22003"),
+        ErrorKind::Data if about("a value does not fit") || about("value is no JSON:") => (1366, "HY000"),
+        ErrorKind::Data if error.message.ends_with("cannot be NULL") => (1048, "23000"),
         ErrorKind::Permission => (1045, "28000"),
         _ => (1105, "HY000"),
     }

@@ -9,7 +9,7 @@ use freshet_core::{DataType, Error, Result};
 
 use super::listing::Listing;
 use super::show::default_text;
-use super::types::{doris_name, mysql_name, sizes};
+use super::types::{declared, mysql_name, sizes};
 use super::{Session, VERSION_COMMENT, nearest};
 use crate::catalog::Model;
 use crate::{Snapshot, TableView};
@@ -404,7 +404,7 @@ fn columns_of(view: &TableView, l: &mut Listing) {
     let table = &view.table;
     for (i, c) in table.columns.iter().enumerate() {
         let in_key = i < table.key_columns;
-        let s = sizes(&c.data_type, in_key);
+        let s = sizes(c, in_key);
         let text = matches!(c.data_type, DataType::String { .. });
         let key = match (in_key, table.model) {
             (false, _) => "",
@@ -427,7 +427,7 @@ fn columns_of(view: &TableView, l: &mut Listing) {
             s.digits.map(|n| n.to_string()),
             text.then(|| "utf8mb4".to_string()),
             text.then(|| COLLATION.to_string()),
-            some(doris_name(&c.data_type, in_key)),
+            some(declared(c, in_key)),
             some(key),
             some(""),
             some("select,insert,update,delete"),

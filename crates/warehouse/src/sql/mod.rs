@@ -6,6 +6,7 @@ pub mod ddl;
 mod dialect;
 mod dml;
 mod error;
+mod fit;
 mod functions;
 mod information_schema;
 #[cfg(test)]

@@ -44,7 +44,7 @@ use parquet::file::metadata::ParquetMetaData;
 
 use super::TYPE_KEY;
 use super::prune::{self, Chosen};
-use super::types::doris_name;
+use super::types::declared;
 use crate::catalog::{Table, TableColumn};
 use crate::storage::value::{self, Stored};
 use crate::{SegmentReader, SegmentView, TableView};
@@ -71,7 +71,7 @@ impl SnapshotTable {
         let (mut named, mut stored) = (Vec::new(), Vec::new());
         for (i, column) in view.table.columns.iter().enumerate() {
             let in_key = i < view.table.key_columns;
-            let metadata = HashMap::from([(TYPE_KEY.to_string(), doris_name(&column.data_type, in_key))]);
+            let metadata = HashMap::from([(TYPE_KEY.to_string(), declared(column, in_key))]);
             let field = Field::new(&column.name, query_type(&column.data_type, zone), !in_key || column.nullable);
             let field = field.with_metadata(metadata);
             stored.push(field.clone().with_name(column.stored_name()));

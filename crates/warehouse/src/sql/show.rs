@@ -7,7 +7,7 @@ use freshet_core::{Error, Result, TableName};
 
 use super::lexer::{Cursor, Token};
 use super::listing::Listing;
-use super::types::doris_name;
+use super::types::declared;
 use super::{Outcome, Session, find_table, information_schema, unknown_database};
 use crate::catalog::{Model, Table, TableColumn};
 use crate::{Snapshot, TableView};
@@ -574,7 +574,7 @@ fn shown_columns(session: &Session, snapshot: &Snapshot, name: &TableName) -> Re
         .enumerate()
         .map(|(i, c)| Shown {
             name: c.name.clone(),
-            kind: doris_name(&c.data_type, i < table.key_columns),
+            kind: declared(c, i < table.key_columns),
             nullable: c.nullable,
             key: i < table.key_columns,
             primary: i < table.key_columns && table.model == Model::Unique,
@@ -599,7 +599,7 @@ pub(crate) fn create_table(table: &Table) -> String {
     let column = |(i, c): (usize, &TableColumn)| {
         let in_key = i < table.key_columns;
         let null = if c.nullable { "NULL" } else { "NOT NULL" };
-        let mut line = format!("  {} {} {null}", quote_name(&c.name), doris_name(&c.data_type, in_key));
+        let mut line = format!("  {} {} {null}", quote_name(&c.name), declared(c, in_key));
         match &c.default {
             Some(DefaultValue::Literal(text)) => line.push_str(&format!(" DEFAULT {}", quote_text(text))),
             Some(now @ DefaultValue::CurrentTimestamp(_)) => line.push_str(&format!(" DEFAULT {}", default_text(now))),

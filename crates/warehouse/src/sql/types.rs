@@ -4,20 +4,22 @@
 use freshet_core::{DataType, Error, Result, datatype::Doris};
 
 use super::lexer::{Cursor, Token};
+use crate::catalog::TableColumn;
 
 /// Deepest nesting of `ARRAY<…>`.
 const DEPTH: usize = 8;
 
-/// Reads a type.
+/// Reads a type, and the bytes that a text of it may have.
 ///
 /// # Errors
 /// A syntax error, or `Unsupported` for a type that the warehouse does not store.
-pub(crate) fn parse(c: &mut Cursor<'_>) -> Result<DataType> {
+pub(crate) fn parse(c: &mut Cursor<'_>) -> Result<(DataType, Option<u32>)> {
     parse_nested(c, 0)
 }
 
-fn parse_nested(c: &mut Cursor<'_>, depth: usize) -> Result<DataType> {
+fn parse_nested(c: &mut Cursor<'_>, depth: usize) -> Result<(DataType, Option<u32>)> {
     let at = c.offset();
+    let mut declared = None;
     let Some(Token::Word(word)) = c.advance() else { return Err(c.error("expected a type")) };
     let word = word.to_uppercase();
     let data_type = match word.as_str() {
@@ -68,8 +70,10 @@ fn parse_nested(c: &mut Cursor<'_>, depth: usize) -> Result<DataType> {
                     n
                 }
             };
+            let bytes = u32::try_from(bytes).map_err(|_| c.error("this length is too big"))?;
+            declared = Some(bytes);
             // Lengths are bytes in Doris and characters in our types; four bytes are enough for any character.
-            DataType::String { chars: Some(u32::try_from(bytes.div_ceil(4)).unwrap_or(u32::MAX)) }
+            DataType::String { chars: Some(bytes.div_ceil(4)) }
         }
         "STRING" | "TEXT" => DataType::TEXT,
         "VARBINARY" | "BINARY" => {
@@ -79,7 +83,7 @@ fn parse_nested(c: &mut Cursor<'_>, depth: usize) -> Result<DataType> {
         "JSON" | "JSONB" => DataType::Json,
         "ARRAY" if depth < DEPTH => {
             c.expect_symbol("<")?;
-            let item = parse_nested(c, depth + 1)?;
+            let (item, _) = parse_nested(c, depth + 1)?;
             // `ARRAY<ARRAY<INT>>` ends in one token of two brackets.
             if !c.eat_half(">>", ">") {
                 c.expect_symbol(">")?;
@@ -93,7 +97,7 @@ fn parse_nested(c: &mut Cursor<'_>, depth: usize) -> Result<DataType> {
         }
         _ => return Err(c.error_at(at, format!("{word} is not a type"))),
     };
-    Ok(data_type)
+    Ok((data_type, declared))
 }
 
 fn numbers(c: &mut Cursor<'_>) -> Result<(Option<u32>, Option<u32>)> {
@@ -120,6 +124,15 @@ fn digits(c: &mut Cursor<'_>) -> Result<u8> {
 /// The type as Doris's SHOW and DESC print it, which our parser reads back: lower case, `varchar(20)`.
 pub(crate) fn doris_name(data_type: &DataType, in_key: bool) -> String {
     data_type.to_doris(Doris::Embedded, in_key).to_lowercase()
+}
+
+/// A column's type as [`doris_name`], with its declared length.
+pub(crate) fn declared(column: &TableColumn, in_key: bool) -> String {
+    match (&column.data_type, column.max_bytes()) {
+        (DataType::String { .. }, Some(n)) => format!("varchar({n})"),
+        (DataType::Bytes { .. }, Some(n)) => format!("varbinary({n})"),
+        (other, _) => doris_name(other, in_key),
+    }
 }
 
 /// `DATA_TYPE` of `information_schema.columns`: a type that MySQL's clients know.
@@ -156,11 +169,11 @@ pub(crate) struct Sizes {
     pub(crate) digits: Option<u64>,
 }
 
-/// The numbers of a type.
-pub(crate) fn sizes(data_type: &DataType, in_key: bool) -> Sizes {
+/// The numbers of a column's type.
+pub(crate) fn sizes(column: &TableColumn, in_key: bool) -> Sizes {
     let none = Sizes::default();
     let number = |precision, scale| Sizes { precision: Some(precision), scale: Some(scale), ..none };
-    match data_type {
+    match &column.data_type {
         DataType::Boolean => none,
         DataType::Int8 => number(3, 0),
         DataType::Int16 | DataType::UInt8 => number(5, 0),
@@ -174,8 +187,8 @@ pub(crate) fn sizes(data_type: &DataType, in_key: bool) -> Sizes {
             Sizes { digits: Some(u64::from(*digits)), ..none }
         }
         DataType::Date | DataType::Json | DataType::Array(_) => none,
-        text => {
-            let name = doris_name(text, in_key);
+        _ => {
+            let name = declared(column, in_key);
             let length = name.split_once('(').and_then(|(_, n)| n.trim_end_matches(')').parse().ok());
             Sizes { length: length.or(Some(2_147_483_643)), ..none }
         }
@@ -188,7 +201,7 @@ mod tests {
 
     fn read(text: &str) -> Result<DataType> {
         let mut c = Cursor::new(text)?;
-        let t = parse(&mut c)?;
+        let (t, _) = parse(&mut c)?;
         c.end()?;
         Ok(t)
     }

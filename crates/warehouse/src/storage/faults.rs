@@ -76,6 +76,7 @@ async fn create(warehouse: &Warehouse) -> Result<()> {
         nullable: false,
         default: None,
         comment: String::new(),
+        bytes: None,
     };
     let table = |table: &&str| Ddl::CreateTable {
         table: TableDef {

@@ -24,7 +24,7 @@ fn name(table: &str) -> TableName {
 }
 
 fn column(name: &str, data_type: DataType) -> ColumnDef {
-    ColumnDef { name: name.into(), data_type, nullable: true, default: None, comment: String::new() }
+    ColumnDef { name: name.into(), data_type, nullable: true, default: None, comment: String::new(), bytes: None }
 }
 
 fn create(table: &str, model: Model) -> Vec<Ddl> {
