@@ -1,24 +1,29 @@
 //! `information_schema` (and the few tables of `mysql` that tools look for), as batches made anew for each statement, so
 //! that they can be joined and filtered like any table. The engine's tables ([`super::SystemTables`]) appear here, too.
 
-use std::sync::Arc;
-
 use arrow::datatypes::{DataType as Arrow, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use freshet_core::{DataType, Error, Result};
+use freshet_core::{Error, Result, TableName};
 
 use super::listing::Listing;
-use super::show::default_text;
-use super::types::{declared, mysql_name, sizes};
+use super::show::shown;
+use super::types::{mysql_name, sizes};
 use super::{Session, VERSION_COMMENT, nearest};
-use crate::catalog::Model;
+use crate::catalog::{Model, Table};
 use crate::{Snapshot, TableView};
 
 /// The database's name.
 pub(crate) const NAME: &str = "information_schema";
 /// What stands in the columns `TABLE_CATALOG`.
 const CATALOG: &str = "internal";
-const COLLATION: &str = "utf8mb4_0900_bin";
+pub(crate) const COLLATION: &str = "utf8mb4_0900_bin";
+/// The row of `character_sets`.
+pub(crate) const CHARACTER_SET: [&str; 4] = ["utf8mb4", COLLATION, "UTF-8 Unicode", "4"];
+/// The rows of `collations`.
+pub(crate) const COLLATIONS: [[&str; 6]; 2] =
+    [[COLLATION, "utf8mb4", "309", "Yes", "Yes", "1"], ["utf8mb4_general_ci", "utf8mb4", "45", "", "Yes", "1"]];
+/// The row of `engines`.
+pub(crate) const ENGINE: [&str; 6] = ["OLAP", "DEFAULT", "Segments sorted by key, merged on write", "YES", "NO", "NO"];
 
 /// Tables and their columns; a name that ends in `#` is a column of whole numbers.
 const TABLES: &[(&str, &[&str])] = &[
@@ -301,11 +306,8 @@ pub(crate) async fn table(session: &Session, snapshot: &Snapshot, table: &str) -
     };
     let mut l = Listing::new(columns);
     match *name {
-        "character_sets" => l.texts(&["utf8mb4", COLLATION, "UTF-8 Unicode", "4"]),
-        "collations" => {
-            l.texts(&[COLLATION, "utf8mb4", "309", "Yes", "Yes", "1"]);
-            l.texts(&["utf8mb4_general_ci", "utf8mb4", "45", "", "Yes", "1"]);
-        }
+        "character_sets" => l.texts(&CHARACTER_SET),
+        "collations" => COLLATIONS.iter().for_each(|row| l.texts(row)),
         "columns" => {
             for view in snapshot.tables() {
                 columns_of(view, &mut l);
@@ -314,26 +316,11 @@ pub(crate) async fn table(session: &Session, snapshot: &Snapshot, table: &str) -
                 system_columns(&table, &*schema(session, &table)?, &mut l);
             }
         }
-        "engines" => l.texts(&["OLAP", "DEFAULT", "Segments sorted by key, merged on write", "YES", "NO", "NO"]),
-        "global_variables" | "session_variables" => {
-            for (name, value, default) in session.variables.all() {
-                let changed = if value == default { "0" } else { "1" };
-                l.texts(&[name, value, default, changed.to_string()]);
-            }
-        }
-        "key_column_usage" | "statistics" => {
-            snapshot.tables().for_each(|view| keys_of(view, *name == "statistics", &mut l))
-        }
-        "processlist" => l.row(vec![
-            Some(session.id.to_string()),
-            Some(session.user.clone()),
-            Some("localhost".into()),
-            session.database.clone(),
-            Some("Query".into()),
-            Some("0".into()),
-            Some(String::new()),
-            None,
-        ]),
+        "engines" => l.texts(&ENGINE),
+        "global_variables" | "session_variables" => variables(session, &mut l),
+        "key_column_usage" => snapshot.tables().for_each(|view| key_usage(view, &mut l)),
+        "statistics" => snapshot.tables().flat_map(|view| key_rows(view.as_ref())).for_each(|row| l.row(row)),
+        "processlist" => l.row(process(session, None)),
         "schemata" => {
             for name in databases(snapshot) {
                 l.row(vec![Some(CATALOG.into()), Some(name), Some("utf8mb4".into()), Some(COLLATION.into()), None]);
@@ -346,7 +333,7 @@ pub(crate) async fn table(session: &Session, snapshot: &Snapshot, table: &str) -
             }
         }
         "tables" => {
-            snapshot.tables().for_each(|view| table_row(view, &mut l));
+            snapshot.tables().for_each(|view| l.row(table_row(view)));
             for name in table_names(session) {
                 let mut row = vec![Some(CATALOG), Some(NAME), Some(name.as_str()), Some("SYSTEM VIEW"), Some("MEMORY")];
                 row.resize(20, None);
@@ -364,18 +351,36 @@ pub(crate) async fn table(session: &Session, snapshot: &Snapshot, table: &str) -
     l.batch()
 }
 
-/// Bytes that a table's segments have on disk and its delta in memory.
-pub(crate) fn bytes(view: &TableView) -> u64 {
-    view.file_bytes() + view.delta_bytes() as u64
+/// Rows of names, values, defaults, and whether the value is another one.
+pub(crate) fn variables(session: &Session, l: &mut Listing) {
+    for (name, value, default) in session.variables.all() {
+        let changed = if value == default { "0" } else { "1" };
+        l.texts(&[name, value, default, changed.to_string()]);
+    }
+}
+
+/// The row of this session in `processlist`; `info`: the statement.
+pub(crate) fn process(session: &Session, info: Option<&str>) -> Vec<Option<String>> {
+    vec![
+        some(session.id),
+        some(&session.user),
+        some("localhost"),
+        session.database.clone(),
+        some("Query"),
+        some(0),
+        some(""),
+        info.map(str::to_string),
+    ]
 }
 
 fn some(n: impl ToString) -> Option<String> {
     Some(n.to_string())
 }
 
-fn table_row(view: &TableView, l: &mut Listing) {
-    let (table, rows, bytes) = (&view.table, view.live_rows, bytes(view));
-    l.row(vec![
+/// A table's row in `tables`; its bytes are those of segments on disk and of the delta in memory.
+pub(crate) fn table_row(view: &TableView) -> Vec<Option<String>> {
+    let (table, rows, bytes) = (&view.table, view.live_rows, view.file_bytes() + view.delta_bytes() as u64);
+    vec![
         some(CATALOG),
         some(&table.name.database),
         some(&table.name.table),
@@ -397,43 +402,42 @@ fn table_row(view: &TableView, l: &mut Listing) {
         None,
         None,
         some(&table.comment),
-    ]);
+    ]
 }
 
 fn columns_of(view: &TableView, l: &mut Listing) {
     let table = &view.table;
-    for (i, c) in table.columns.iter().enumerate() {
-        let in_key = i < table.key_columns;
-        let s = sizes(c, in_key);
-        let text = matches!(c.data_type, DataType::String { .. });
-        let key = match (in_key, table.model) {
+    for (i, (shown, column)) in shown(table).into_iter().zip(&table.columns).enumerate() {
+        let s = sizes(column, shown.key);
+        let number = |n: Option<u64>| n.map(|n| n.to_string());
+        let key = match (shown.key, shown.primary) {
             (false, _) => "",
-            (true, Model::Unique) => "PRI",
-            (true, Model::Duplicate | Model::Multiset) => "DUP",
+            (true, true) => "PRI",
+            (true, false) => "DUP",
         };
         l.row(vec![
             some(CATALOG),
             some(&table.name.database),
             some(&table.name.table),
-            some(&c.name),
+            some(shown.name),
             some(i + 1),
-            c.default.as_ref().map(default_text),
-            some(if c.nullable { "YES" } else { "NO" }),
-            some(mysql_name(&c.data_type)),
-            s.length.map(|n| n.to_string()),
-            s.length.map(|n| n.to_string()),
-            s.precision.map(|n| n.to_string()),
-            s.scale.map(|n| n.to_string()),
-            s.digits.map(|n| n.to_string()),
-            text.then(|| "utf8mb4".to_string()),
-            text.then(|| COLLATION.to_string()),
-            some(declared(c, in_key)),
+            shown.default,
+            some(if shown.nullable { "YES" } else { "NO" }),
+            some(mysql_name(&column.data_type)),
+            number(s.length),
+            number(s.length),
+            number(s.precision),
+            number(s.scale),
+            number(s.digits),
+            shown.text.then(|| "utf8mb4".to_string()),
+            shown.text.then(|| COLLATION.to_string()),
+            some(shown.kind),
             some(key),
             some(""),
             some("select,insert,update,delete"),
-            some(&c.comment),
-            s.length.or(s.precision).or(s.digits).map(|n| n.to_string()),
-            s.scale.map(|n| n.to_string()),
+            some(shown.comment),
+            number(s.length.or(s.precision).or(s.digits)),
+            number(s.scale),
             some(""),
             None,
         ]);
@@ -471,45 +475,50 @@ fn system_type(field: &Field) -> (&'static str, Option<u32>) {
     }
 }
 
-fn keys_of(view: &Arc<TableView>, statistics: bool, l: &mut Listing) {
-    if view.table.model != Model::Unique {
-        return;
+/// The columns of a unique key, as ordinals from 1 and names.
+fn unique_key(table: &Table) -> impl Iterator<Item = (usize, &str)> {
+    let key = if table.model == Model::Unique { table.key() } else { &[] };
+    (1..).zip(key.iter().map(|c| c.name.as_str()))
+}
+
+fn key_usage(view: &TableView, l: &mut Listing) {
+    let TableName { database, table } = &view.table.name;
+    for (i, column) in unique_key(&view.table) {
+        l.row(vec![
+            some(CATALOG),
+            some(database),
+            some("PRIMARY"),
+            some(CATALOG),
+            some(database),
+            some(table),
+            some(column),
+            some(i),
+        ]);
     }
-    let (database, table) = (&view.table.name.database, &view.table.name.table);
-    for (i, c) in view.table.key().iter().enumerate() {
-        l.row(match statistics {
-            true => vec![
-                some(CATALOG),
-                some(database),
-                some(table),
-                some(0),
-                some(database),
-                some("PRIMARY"),
-                some(i + 1),
-                some(&c.name),
-                some("A"),
-                some(view.live_rows),
-                None,
-                None,
-                some(""),
-                some("BTREE"),
-                some(""),
-                some(""),
-            ],
-            false => vec![
-                some(CATALOG),
-                some(database),
-                some("PRIMARY"),
-                some(CATALOG),
-                some(database),
-                some(table),
-                some(&c.name),
-                some(i + 1),
-                None,
-                None,
-                None,
-                None,
-            ],
-        });
-    }
+}
+
+/// A table's rows in `statistics`.
+pub(crate) fn key_rows(view: &TableView) -> Vec<Vec<Option<String>>> {
+    let TableName { database, table } = &view.table.name;
+    let row = |(i, column): (usize, &str)| {
+        vec![
+            some(CATALOG),
+            some(database),
+            some(table),
+            some(0),
+            some(database),
+            some("PRIMARY"),
+            some(i),
+            some(column),
+            some("A"),
+            some(view.live_rows),
+            None,
+            None,
+            some(""),
+            some("BTREE"),
+            some(""),
+            some(""),
+        ]
+    };
+    unique_key(&view.table).map(row).collect()
 }

@@ -47,7 +47,7 @@ impl Session {
             "COUNT" => self.show_count(c).await,
             "ENGINES" => {
                 let mut l = Listing::new(&["Engine", "Support", "Comment", "Transactions", "XA", "Savepoints"]);
-                l.texts(&["OLAP", "DEFAULT", "Segments sorted by key, merged on write", "YES", "NO", "NO"]);
+                l.texts(&information_schema::ENGINE);
                 self.filtered(l, c, 0).await
             }
             "CHARSET" => self.show_charset(c).await,
@@ -196,13 +196,7 @@ impl Session {
     }
 
     async fn show_columns(&self, c: &mut Cursor<'_>, full: bool) -> Result<Outcome> {
-        if c.eat_any(&["FROM", "IN"]).is_none() {
-            return Err(c.error("expected FROM and a table"));
-        }
-        let mut name = self.named_table_or(c, None)?;
-        if c.eat_any(&["FROM", "IN"]).is_some() {
-            name.database = c.name()?;
-        }
+        let name = self.table_behind_from(c)?;
         let snapshot = self.sql.warehouse.snapshot();
         let names: &[&str] = match full {
             true => &["Field", "Type", "Collation", "Null", "Key", "Default", "Extra", "Privileges", "Comment"],
@@ -213,7 +207,7 @@ impl Session {
             let null = Some(if column.nullable { "YES" } else { "NO" }.to_string());
             // As MySQL's clients look for it; `DESC` has Doris's word.
             let key = Some(if column.primary { "PRI" } else { "" }.to_string());
-            let collation = column.text.then(|| "utf8mb4_0900_bin".to_string());
+            let collation = column.text.then(|| information_schema::COLLATION.to_string());
             l.row(match full {
                 true => vec![
                     Some(column.name),
@@ -288,28 +282,10 @@ impl Session {
         ]);
         if !information_schema::is_database(&database) {
             for view in tables_of(&snapshot, &database)? {
-                let bytes = information_schema::bytes(view);
-                let rows = view.live_rows;
-                l.row(vec![
-                    Some(view.table.name.table.clone()),
-                    Some("OLAP".into()),
-                    None,
-                    None,
-                    Some(rows.to_string()),
-                    Some(bytes.checked_div(rows).unwrap_or(0).to_string()),
-                    Some(bytes.to_string()),
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    Some("utf8mb4_0900_bin".into()),
-                    None,
-                    None,
-                    Some(view.table.comment.clone()),
-                ]);
+                // The same columns, but for where the table is and of which kind.
+                let mut row = information_schema::table_row(view);
+                row.remove(3);
+                l.row(row.split_off(2));
             }
         }
         l.sort();
@@ -317,13 +293,7 @@ impl Session {
     }
 
     async fn show_index(&self, c: &mut Cursor<'_>) -> Result<Outcome> {
-        if c.eat_any(&["FROM", "IN"]).is_none() {
-            return Err(c.error("expected FROM and a table"));
-        }
-        let mut name = self.named_table_or(c, None)?;
-        if c.eat_any(&["FROM", "IN"]).is_some() {
-            name.database = c.name()?;
-        }
+        let name = self.table_behind_from(c)?;
         let snapshot = self.sql.warehouse.snapshot();
         let mut l = Listing::new(&[
             "Table",
@@ -341,25 +311,10 @@ impl Session {
             "Index_comment",
         ]);
         if !information_schema::is_database(&name.database) {
-            let table = &find_table(&snapshot, &name)?.table;
-            if table.model == Model::Unique {
-                for (i, column) in table.key().iter().enumerate() {
-                    l.row(vec![
-                        Some(name.table.clone()),
-                        Some("0".into()),
-                        Some("PRIMARY".into()),
-                        Some((i + 1).to_string()),
-                        Some(column.name.clone()),
-                        Some("A".into()),
-                        None,
-                        None,
-                        None,
-                        Some(String::new()),
-                        Some("BTREE".into()),
-                        Some(String::new()),
-                        Some(String::new()),
-                    ]);
-                }
+            for mut row in information_schema::key_rows(find_table(&snapshot, &name)?) {
+                // The same columns, but for the databases of table and index.
+                row.remove(4);
+                l.row(row.split_off(2));
             }
         }
         self.filtered(l, c, 2).await
@@ -367,10 +322,7 @@ impl Session {
 
     async fn show_variables(&self, c: &mut Cursor<'_>) -> Result<Outcome> {
         let mut l = Listing::new(&["Variable_name", "Value", "Default_Value", "Changed"]);
-        for (name, value, default) in self.variables.all() {
-            let changed = if value == default { "0" } else { "1" };
-            l.texts(&[name, value, default, changed.to_string()]);
-        }
+        information_schema::variables(self, &mut l);
         self.filtered(l, c, 0).await
     }
 
@@ -395,29 +347,20 @@ impl Session {
 
     async fn show_charset(&self, c: &mut Cursor<'_>) -> Result<Outcome> {
         let mut l = Listing::new(&["Charset", "Description", "Default collation", "Maxlen#"]);
-        l.texts(&["utf8mb4", "UTF-8 Unicode", "utf8mb4_0900_bin", "4"]);
+        let [name, collation, description, bytes] = information_schema::CHARACTER_SET;
+        l.texts(&[name, description, collation, bytes]);
         self.filtered(l, c, 0).await
     }
 
     async fn show_collation(&self, c: &mut Cursor<'_>) -> Result<Outcome> {
         let mut l = Listing::new(&["Collation", "Charset", "Id#", "Default", "Compiled", "Sortlen#"]);
-        l.texts(&["utf8mb4_0900_bin", "utf8mb4", "309", "Yes", "Yes", "1"]);
-        l.texts(&["utf8mb4_general_ci", "utf8mb4", "45", "", "Yes", "1"]);
+        information_schema::COLLATIONS.iter().for_each(|row| l.texts(row));
         self.filtered(l, c, 0).await
     }
 
     async fn show_processlist(&self, c: &mut Cursor<'_>) -> Result<Outcome> {
         let mut l = Listing::new(&["Id#", "User", "Host", "db", "Command", "Time#", "State", "Info"]);
-        l.row(vec![
-            Some(self.id.to_string()),
-            Some(self.user.clone()),
-            Some("localhost".into()),
-            self.database.clone(),
-            Some("Query".into()),
-            Some("0".into()),
-            Some(String::new()),
-            Some("SHOW PROCESSLIST".into()),
-        ]);
+        l.row(information_schema::process(self, Some("SHOW PROCESSLIST")));
         self.filtered(l, c, 1).await
     }
 
@@ -488,6 +431,18 @@ impl Session {
         Ok(name)
     }
 
+    /// `FROM [database.]table [FROM database]`.
+    fn table_behind_from(&self, c: &mut Cursor<'_>) -> Result<TableName> {
+        if c.eat_any(&["FROM", "IN"]).is_none() {
+            return Err(c.error("expected FROM and a table"));
+        }
+        let mut name = self.named_table_or(c, None)?;
+        if c.eat_any(&["FROM", "IN"]).is_some() {
+            name.database = c.name()?;
+        }
+        Ok(name)
+    }
+
     fn named_table(&self, c: &mut Cursor<'_>) -> Result<TableName> {
         let name = self.named_table_or(c, self.database.as_deref())?;
         if name.database.is_empty() {
@@ -536,17 +491,17 @@ fn tables_of<'s>(snapshot: &'s Snapshot, database: &str) -> Result<Vec<&'s Arc<T
     Ok(snapshot.tables().filter(|v| v.table.name.database == database).collect())
 }
 
-/// A column as SHOW and DESC print it.
-struct Shown {
-    name: String,
-    kind: String,
-    nullable: bool,
-    key: bool,
+/// A column as it is shown.
+pub(crate) struct Shown {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) nullable: bool,
+    pub(crate) key: bool,
     /// Of a unique key.
-    primary: bool,
-    default: Option<String>,
-    comment: String,
-    text: bool,
+    pub(crate) primary: bool,
+    pub(crate) default: Option<String>,
+    pub(crate) comment: String,
+    pub(crate) text: bool,
 }
 
 fn shown_columns(session: &Session, snapshot: &Snapshot, name: &TableName) -> Result<Vec<Shown>> {
@@ -567,26 +522,29 @@ fn shown_columns(session: &Session, snapshot: &Snapshot, name: &TableName) -> Re
             })
             .collect());
     }
-    let table = &find_table(snapshot, name)?.table;
-    Ok(table
-        .columns
-        .iter()
-        .enumerate()
-        .map(|(i, c)| Shown {
+    Ok(shown(&find_table(snapshot, name)?.table))
+}
+
+/// The columns of a table.
+pub(crate) fn shown(table: &Table) -> Vec<Shown> {
+    let column = |(i, c): (usize, &TableColumn)| {
+        let key = i < table.key_columns;
+        Shown {
             name: c.name.clone(),
-            kind: declared(c, i < table.key_columns),
+            kind: declared(c, key),
             nullable: c.nullable,
-            key: i < table.key_columns,
-            primary: i < table.key_columns && table.model == Model::Unique,
+            key,
+            primary: key && table.model == Model::Unique,
             default: c.default.as_ref().map(default_text),
             comment: c.comment.clone(),
             text: matches!(c.data_type, freshet_core::DataType::String { .. }),
-        })
-        .collect())
+        }
+    };
+    table.columns.iter().enumerate().map(column).collect()
 }
 
 /// A default as SHOW prints it.
-pub(crate) fn default_text(default: &DefaultValue) -> String {
+fn default_text(default: &DefaultValue) -> String {
     match default {
         DefaultValue::Literal(text) | DefaultValue::Expression(text) => text.clone(),
         DefaultValue::CurrentTimestamp(0) => "CURRENT_TIMESTAMP".into(),
