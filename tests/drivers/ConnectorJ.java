@@ -135,6 +135,7 @@ public class ConnectorJ {
         for (String options : new String[] {
             "&sslMode=DISABLED&allowPublicKeyRetrieval=true",
             "&sslMode=REQUIRED",
+            "&sslMode=REQUIRED&useInformationSchema=true",
             "&sslMode=REQUIRED&useServerPrepStmts=true&cachePrepStmts=true",
             "&sslMode=PREFERRED&useServerPrepStmts=true&useCursorFetch=false&rewriteBatchedStatements=true",
         }) {

@@ -447,6 +447,10 @@ impl Rewriter<'_> {
                 conditions: vec![CaseWhen { condition: condition.clone(), result: yes.clone() }],
                 else_result: Some(Box::new(no.clone())),
             },
+            // Of whatever type.
+            ("upper" | "ucase" | "lower" | "lcase", [x]) => {
+                call(&name, vec![call(super::functions::TEXT_OF, vec![x.clone()])])
+            }
             ("isnull", [x]) => Expr::Nested(Box::new(Expr::IsNull(Box::new(x.clone())))),
             ("locate", [part, whole]) => call("strpos", vec![whole.clone(), part.clone()]),
             ("mod", [a, b]) => Expr::Nested(Box::new(binary(a.clone(), BinaryOperator::Modulo, b.clone()))),
