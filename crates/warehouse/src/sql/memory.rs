@@ -196,7 +196,7 @@ mod tests {
         let g: i64 = (0..ROWS).map(|k| k % 7).sum();
         assert_eq!(answer, [format!("{ROWS} {g} 0")]);
         // With enough it is done.
-        let mut lab = big(256 << 20).await;
+        let mut lab = big(1 << 30).await;
         assert_eq!(lab.run("SELECT COUNT(DISTINCT pad), COUNT(DISTINCT CONCAT(pad, 'x')) FROM t").await.len(), 1);
         lab.run("UPDATE t SET g = g + 1").await;
         assert_eq!(lab.run("SELECT SUM(g) FROM t").await, [(g + ROWS).to_string()]);
