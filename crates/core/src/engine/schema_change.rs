@@ -357,7 +357,7 @@ impl Job {
         copy.phase = Phase::Found;
         let record = TableRecord {
             name: name.clone(),
-            created: come_back(plan, &target),
+            created: come_back(plan, &target) || replaced(plan, name),
             target,
             schema_version: 0,
             rows_estimated: None,
@@ -376,7 +376,7 @@ impl Job {
         }
         let target = self.context.spec.target(name);
         let version = self.next_version(name)?.max(plan.schemas.get(name).map_or(0, |s| s.0 + 1));
-        let created = come_back(plan, &target);
+        let created = come_back(plan, &target) || replaced(plan, name);
         let record = TableRecord {
             name: name.clone(),
             target: target.clone(),
@@ -401,6 +401,14 @@ fn come_back(plan: &mut Plan, target: &TableName) -> bool {
     let before = plan.ledger.left.len();
     plan.ledger.left.retain(|t| t != target);
     plan.ledger.left.len() < before
+}
+
+/// Whether the job has created the target of a table whose place under this name another one takes: of its going the log
+/// has said nothing.
+fn replaced(plan: &mut Plan, name: &TableName) -> bool {
+    let Some(mut record) = plan.tables.remove(name) else { return false };
+    give_up_copy(&mut record, &mut plan.ledger);
+    record.created
 }
 
 /// Whether a live table was being copied again under that name.

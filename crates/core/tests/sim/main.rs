@@ -181,7 +181,10 @@ impl Sim {
 
     /// A person is not content with the job.
     async fn begin_anew(&self, engine: &Engine) {
-        let dropped = self.faults.chance(0.5);
+        // A table that a schema change was creating would be left at the sink, in the way of a later one of that name:
+        // the product says so, and a person drops it.
+        let altering = self.store.lane(JOB, 0).expect("readable").is_some_and(|l| l.ddl.is_some());
+        let dropped = altering || self.faults.chance(0.5);
         self.faults.log(|| if dropped { "job dropped".into() } else { "job begins anew".to_string() });
         let done = match dropped {
             true => engine.drop_job(JOB).await,

@@ -795,10 +795,11 @@ impl Log {
         Ok(())
     }
 
-    /// The table is no longer followed. What is gathered of it is dropped: it is parked at the last commit.
+    /// The table is no longer followed, only watched. What is gathered of it is dropped: it is parked at the last commit.
     fn suspend(&mut self, table: &TableName, error: Error) {
-        self.schemas.remove(table);
-        self.watched.remove(table);
+        if self.schemas.contains_key(table) {
+            self.watched.insert(table.clone());
+        }
         self.forget_decoder(table);
         self.output.push_back(Event::Suspend { table: table.clone(), error });
     }
