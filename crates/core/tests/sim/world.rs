@@ -181,7 +181,7 @@ impl Shape {
             write_ms: pick(&[1.0, 8.0, 40.0]) as u64,
             crash: pick(&[0.0, 0.01, 0.03, 0.08]),
             lost: pick(&[0.0, 0.05, 0.2]),
-            reject: pick(&[0.0, 0.0, 0.01]),
+            reject: pick(&[0.0, 0.01, 0.05]),
             atomic_sink,
             slow_ms: pick(&[0.0, 5.0, 60.0]) as u64,
             forget: pick(&[0.0, 0.0, 0.2]),
