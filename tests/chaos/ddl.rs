@@ -285,7 +285,9 @@ impl Changer {
 
     /// Type and attributes of a new column.
     fn definition(&mut self) -> String {
-        let (kind, default) = TYPES[self.rng.usize(..TYPES.len())];
+        // The first one's default depends on the time zone of the session.
+        let first = usize::from(self.scene.leaves_out("timestamp constant"));
+        let (kind, default) = TYPES[self.rng.usize(first..TYPES.len())];
         match self.rng.u8(0..4) {
             0 => kind.into(),
             1 if !kind.ends_with("NULL") => format!("{kind} NOT NULL DEFAULT {default}"),
