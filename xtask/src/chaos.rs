@@ -16,19 +16,19 @@ pub(crate) struct Options {
     pub(crate) minutes: f64,
     /// Go on until Freshet was killed so often with each flavour
     #[arg(long, default_value_t = 0)]
-    kills: u64,
+    pub(crate) kills: u64,
     /// Only this server
     #[arg(long)]
-    flavour: Option<Flavour>,
+    pub(crate) flavour: Option<Flavour>,
     /// The random choices of an earlier run
     #[arg(long)]
-    seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Leave out this kind of statement, as the summary calls it, to get past a known defect
     #[arg(long, value_name = "KIND")]
-    without: Vec<String>,
+    pub(crate) without: Vec<String>,
     /// Try this binary in place of building one
     #[arg(long, value_name = "PATH")]
-    binary: Option<PathBuf>,
+    pub(crate) binary: Option<PathBuf>,
 }
 
 /// `cargo xtask chaos`.

@@ -23,6 +23,9 @@ pub(crate) struct Options {
     ci: bool,
 }
 
+/// How long chaos reigns in CI, both flavours together.
+const CHAOS_MINUTES: f64 = 3.0;
+
 /// What the tests said, gathered while they run.
 #[derive(Default)]
 struct Said {
@@ -56,6 +59,12 @@ pub(crate) fn test(options: &Options) -> Result<()> {
         }
     }
     if options.ci {
+        let start = Instant::now();
+        let survived = crate::chaos::chaos(&crate::chaos::Options { minutes: CHAOS_MINUTES, ..Default::default() });
+        if let Err(why) = &survived {
+            eprintln!("{why}");
+        }
+        run.note("chaos", start.elapsed(), survived.is_ok());
         run.stage("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
         let start = Instant::now();
         let documented = crate::docs::docs();

@@ -454,7 +454,11 @@ impl Job {
         }
         let mut change = Change::new();
         for (name, steps) in created {
-            let (Some(record), Some((_, schema))) = (self.tables.get(&name), self.schemas.get(&name)) else { continue };
+            let (Some(record), Some((_, schema))) = (self.tables.get(&name), self.schemas.get(&name)) else {
+                // Its table has left since.
+                self.ledger.left.push(self.context.spec.target(&name));
+                continue;
+            };
             let all = self.creation_plan(&record.target, record, schema)?.len();
             if let Some(record) = self.tables.get_mut(&name).filter(|_| steps == all) {
                 record.created = true;
@@ -700,12 +704,16 @@ impl Job {
         match lane.flushed(&context, result)? {
             Flushed::Done => self.acknowledge().await,
             Flushed::Refused(refused) => {
-                let Refused { table, error, parked, label } = *refused;
+                let Refused { table, error, parked, label, rest } = *refused;
                 if let Some(label) = label.filter(|_| context.rules.settle_refused) {
                     // Before the table may go on: a late call must not land behind what comes then.
                     with_retries(|| context.sink.settle(&label, None), |e, pause| self.retrying(e, pause)).await?;
                 }
-                self.suspend(&table, error, parked.filter(|_| which == MAIN)).await
+                self.suspend(&table, error, parked.filter(|_| which == MAIN)).await?;
+                if let Some(lane) = self.lane(which) {
+                    lane.write_rest(&context, rest);
+                }
+                Ok(())
             }
         }
     }

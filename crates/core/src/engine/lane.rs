@@ -93,7 +93,7 @@ pub(crate) struct Prepared {
 pub(crate) enum Flushed {
     /// Everything is written; the lane's position has moved, or a part is staged.
     Done,
-    /// The sink refuses the rows of a table; the rest is being written again without it.
+    /// The sink refuses the rows of a table; the rest is to be written without it.
     Refused(Box<Refused>),
 }
 
@@ -105,6 +105,15 @@ pub(crate) struct Refused {
     pub(crate) parked: Option<Parked>,
     /// The label of its load: an earlier try may still be on its way.
     pub(crate) label: Option<Label>,
+    pub(crate) rest: Rest,
+}
+
+/// A flush without the table that the sink refused.
+pub(crate) struct Rest {
+    loads: Vec<Load>,
+    intent: Intent,
+    commit: Option<Commit>,
+    parts: u32,
 }
 
 /// A running lane.
@@ -440,7 +449,7 @@ impl Lane {
         let Some(done) = self.flushing.take() else { return Ok(Flushed::Done) };
         self.stored = done.intent.from.clone();
         if let Err(error) = result {
-            return self.without_the_culprit(context, done, error);
+            return self.without_the_culprit(done, error);
         }
         for load in &done.loads {
             let rows = load.rows.rows.num_rows() as u64;
@@ -463,7 +472,7 @@ impl Lane {
         Ok(Flushed::Done)
     }
 
-    fn without_the_culprit(&mut self, context: &Context, done: Flushing, error: Error) -> Result<Flushed> {
+    fn without_the_culprit(&mut self, done: Flushing, error: Error) -> Result<Flushed> {
         let named = error.context.iter().find(|(k, _)| k == "table").map(|(_, v)| v.clone());
         let culprit =
             done.loads.iter().find(|l| Some(l.target.to_string()) == named).map(|l| l.rows.schema.name.clone());
@@ -476,15 +485,20 @@ impl Lane {
         loads.retain(|l| l.rows.schema.name != culprit);
         let mut intent = done.intent;
         intent.loads.retain(|l| l.table != culprit);
-        if loads.is_empty()
-            && self.parts == 0
-            && let Some(commit) = &done.commit
-        {
-            self.reached(context, commit);
-        } else {
-            self.send(context, loads, intent, done.commit);
+        let rest = Rest { loads, intent, commit: done.commit, parts: self.parts };
+        Ok(Flushed::Refused(Box::new(Refused { table: culprit, error, parked, label, rest })))
+    }
+
+    /// Writes what is left of a flush. Only once the store knows that the other table is out: it would be taken for
+    /// written with the rest.
+    pub(crate) fn write_rest(&mut self, context: &Context, rest: Rest) {
+        let Rest { loads, intent, commit, parts } = rest;
+        match commit {
+            // The transaction is read again, without the table.
+            commit if parts != self.parts => self.intent = self.intent.take().filter(|_| commit.is_none()),
+            Some(commit) if loads.is_empty() && parts == 0 => self.reached(context, &commit),
+            commit => self.send(context, loads, intent, commit),
         }
-        Ok(Flushed::Refused(Box::new(Refused { table: culprit, error, parked, label })))
     }
 
     /// Everything before that commit is in the sink.
