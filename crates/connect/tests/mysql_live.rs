@@ -438,7 +438,7 @@ async fn definitions_and_odd_names() {
 /// The definition that the DDL parser makes of a statement is the one that discovery finds.
 #[tokio::test]
 async fn statements_and_discovery_agree() {
-    use freshet_connect::mysql::ddl::{Context, Parsed, parse};
+    use freshet_connect::mysql::ddl::{Context, Parsed, Zone, parse};
     use freshet_connect::mysql::types::Charsets;
     use freshet_core::{TableChange, TableName};
     for url in servers("statements_and_discovery_agree") {
@@ -454,6 +454,7 @@ async fn statements_and_discovery_agree() {
             mariadb,
             lower_case_names: false,
             strict: true,
+            zone: Zone::UTC,
         };
         let mut followed = std::collections::HashMap::<TableName, Arc<TableSchema>>::new();
         let types = ALL_TYPES;

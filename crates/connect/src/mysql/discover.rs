@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use freshet_core::schema::quote_text;
+use freshet_core::schema::{quote_name, quote_text};
 use freshet_core::{
-    Column, CopyStart, Discovered, Error, LogEnd, Position, Result, TableName, TablePattern, TableSchema,
+    Column, CopyStart, DefaultValue, Discovered, Error, LogEnd, Position, Result, TableName, TablePattern, TableSchema,
 };
 
 use super::MySql;
 use super::binlog::gtid::GtidSet;
 use super::binlog::position::LogPosition;
-use super::ddl::{GENERATED_MARK, UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text};
+use super::ddl::{GENERATED_MARK, UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text, timestamp_defaults};
 use super::server_state::identity;
 use super::types::{Charsets, MysqlType};
 use super::wire::{Connection, Flavour, Row, server_error_number};
@@ -235,11 +235,36 @@ async fn definitions(c: &mut Connection, only: &str) -> Result<Vec<Definition>> 
             columns: rows_of(&columns, &name),
             indexes: rows_of(&indexes, &name),
             checks: rows_of(&checks, &name),
+            timestamps: if mariadb { HashMap::new() } else { timestamps(c, &name, &columns).await? },
             mariadb,
         };
         out.push(description.definition(name, row));
     }
     Ok(out)
+}
+
+/// MySQL shows literal defaults of `TIMESTAMP` columns in `information_schema` as the session wrote them that declared
+/// them, without its time zone; `SHOW CREATE TABLE` shows them in ours, which is UTC. A default of which that cannot be
+/// learnt (the table is gone meanwhile) is absent.
+async fn timestamps(c: &mut Connection, name: &TableName, columns: &Rows<'_>) -> Result<HashMap<String, DefaultValue>> {
+    if !columns.get(name).is_some_and(|columns| columns.iter().any(|r| is_written_instant(r))) {
+        return Ok(HashMap::new());
+    }
+    let sql = format!("SHOW CREATE TABLE {}.{}", quote_name(&name.database), quote_name(&name.table));
+    let rows = match c.query(&sql).await {
+        Ok(rows) => rows,
+        Err(e) if server_error_number(&e).is_some() => return Ok(HashMap::new()),
+        Err(e) => return Err(e),
+    };
+    let defaults = rows.first().and_then(|r| r.get_str(1)).and_then(|sql| timestamp_defaults(sql).ok());
+    Ok(defaults.into_iter().flatten().filter_map(|(column, default)| Some((column, default?))).collect())
+}
+
+/// Whether a row of MySQL's `information_schema.COLUMNS` holds a literal default of a `TIMESTAMP` column.
+fn is_written_instant(row: &Row) -> bool {
+    let is = |i: usize, what: &str| row.get_str(i).is_some_and(|text| text.to_ascii_uppercase().starts_with(what));
+    let generated = row.get_str(7).is_some_and(|extra| extra.to_ascii_uppercase().contains("DEFAULT_GENERATED"));
+    is(5, "TIMESTAMP") && !generated && row.get_str(3).is_some() && !is(3, "CURRENT_TIMESTAMP") && !is(3, "0000-00-00")
 }
 
 type Rows<'a> = HashMap<TableName, Vec<&'a Row>>;
@@ -267,6 +292,8 @@ struct Description<'a> {
     columns: Vec<&'a Row>,
     indexes: Vec<&'a Row>,
     checks: Vec<&'a Row>,
+    /// MySQL: literal defaults of `TIMESTAMP` columns, by name.
+    timestamps: HashMap<String, DefaultValue>,
     mariadb: bool,
 }
 
@@ -323,6 +350,10 @@ impl Description<'_> {
             Some("CURRENT_TIMESTAMP") if matches!(of, MysqlType::DateTime { .. } | MysqlType::Timestamp { .. }) => {
                 default_of_sql("CURRENT_TIMESTAMP", &of)
             }
+            Some(text) if !self.mariadb && is_written_instant(row) => Some(match self.timestamps.get(&name) {
+                Some(default) => default.clone(),
+                None => DefaultValue::Expression(format!("'{text}' in a time zone that is not known")),
+            }),
             Some(text) => Some(default_of_text(text, &of)),
         };
         Ok(Column {

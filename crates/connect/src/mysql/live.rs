@@ -565,6 +565,73 @@ async fn rows_without_all_of_their_columns() {
     }
 }
 
+/// Literal defaults of `TIMESTAMP` columns are instants, whatever the time zone of the session that declared them. Where
+/// the log does not tell the instant, a row that needs it suspends its table.
+#[tokio::test]
+async fn instants_as_defaults() {
+    const ZONES: [&str; 4] = ["-08:00", "+05:30", "+00:00", "SYSTEM"];
+    const KINDS: [&str; 5] = ["create", "like", "add", "set", "select"];
+    const AT: &str = "2024-03-01 04:10:59.5";
+    for o in servers("instants_as_defaults") {
+        let mut b = Bench::new(&o, "fr_instants").await;
+        b.run("SET SESSION binlog_row_image = 'MINIMAL', time_zone = '-08:00'").await;
+        b.run(&format!("CREATE TABLE base (id INT PRIMARY KEY, ts TIMESTAMP(1) NULL DEFAULT '{AT}')")).await;
+        let statements = |when: &str| {
+            let mut out = Vec::new();
+            for (i, zone) in ZONES.iter().enumerate() {
+                let name = |kind: &str| format!("{when}_{kind}_{i}");
+                out.push(format!("SET SESSION time_zone = '{zone}'"));
+                out.push(format!(
+                    "CREATE TABLE {} (id INT PRIMARY KEY, ts TIMESTAMP(1) NULL DEFAULT '{AT}', d DATETIME(1) DEFAULT '{AT}', \
+                     n TIMESTAMP NOT NULL DEFAULT '2024-12-31 23:00:00')",
+                    name("create")
+                ));
+                out.push(format!("CREATE TABLE {} LIKE base", name("like")));
+                out.push(format!("CREATE TABLE {} (id INT PRIMARY KEY)", name("add")));
+                out.push(format!("ALTER TABLE {} ADD COLUMN ts TIMESTAMP(1) NULL DEFAULT '{AT}'", name("add")));
+                out.push(format!("CREATE TABLE {} (id INT PRIMARY KEY, ts TIMESTAMP(1) NULL)", name("set")));
+                out.push(format!("ALTER TABLE {} ALTER ts SET DEFAULT '{AT}'", name("set")));
+                out.push(format!("CREATE TABLE {} (PRIMARY KEY (id)) AS SELECT * FROM base", name("select")));
+            }
+            out
+        };
+        for sql in statements("before") {
+            b.run(&sql).await;
+        }
+        let (low, tables) = b.begin().await;
+        for sql in statements("after") {
+            b.run(&sql).await;
+        }
+        let names: Vec<String> = ["before", "after"]
+            .iter()
+            .flat_map(|when| KINDS.iter().map(move |kind| format!("{when}_{kind}")))
+            .flat_map(|name| (0..ZONES.len()).map(move |i| format!("{name}_{i}")))
+            .collect();
+        for name in &names {
+            b.run(&format!("INSERT INTO {name} (id) VALUES (1)")).await;
+        }
+        let mut replica = Replica::default();
+        for table in &tables {
+            replica.tables.insert(table.name.clone(), Copy::new(Arc::clone(table), Vec::new()));
+        }
+        b.events(b.request(&low, &tables)).await.iter().for_each(|e| replica.apply(e));
+        let suspended: Vec<&str> = replica.suspended.keys().map(|t| t.table.as_str()).collect();
+        assert_eq!(suspended, ["after_add_3", "after_create_3", "after_select_3", "after_set_3"]);
+        for error in replica.suspended.values() {
+            assert!(error.message.contains("' in time zone SYSTEM"), "{error}");
+        }
+        for name in names.iter().filter(|n| !suspended.contains(&n.as_str())) {
+            let now = b.schema(name).await;
+            let copy = &replica.tables[&now.name];
+            assert_eq!(copy.schema.columns, now.columns, "{name}");
+            assert_same(&now, &copy.sorted(), &b.printed(&now).await);
+        }
+        let line = replica.tables[&TableName::new("fr_instants", "after_create_1")].sorted();
+        let cells = ["1", "2024-02-29 22:40:59.5", AT, "2024-12-31 17:30:00"];
+        assert_eq!(line, [cells.map(|cell| Some(cell.to_string())).to_vec()]);
+    }
+}
+
 /// Where a server leaves out what only it knows, the table is suspended and says why.
 #[tokio::test]
 async fn computed_columns_that_are_not_logged_suspend_their_table() {

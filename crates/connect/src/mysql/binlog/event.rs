@@ -133,6 +133,8 @@ pub(super) struct Query<'a> {
     pub(super) sql_mode: u64,
     /// Number of the client's collation; 0: not said.
     pub(super) collation: u16,
+    /// The session's `time_zone`, which servers say when the statement made use of it.
+    pub(super) time_zone: Option<&'a str>,
 }
 
 impl<'a> Query<'a> {
@@ -144,10 +146,10 @@ impl<'a> Query<'a> {
         c.u16()?;
         let variables = usize::from(c.u16()?);
         c.take(extra)?;
-        let (sql_mode, collation) = status_variables(c.take(variables)?);
+        let StatusVariables { sql_mode, collation, time_zone } = StatusVariables::parse(c.take(variables)?);
         let database = c.take(database)?;
         c.take(1)?;
-        Some(Query { database, text: c.rest(), sql_mode, collation })
+        Some(Query { database, text: c.rest(), sql_mode, collation, time_zone })
     }
 
     /// The same for a statement that MariaDB compressed; `scratch` takes the statement.
@@ -171,35 +173,48 @@ impl<'a> Query<'a> {
     }
 }
 
-/// `sql_mode` and the client's collation. What comes behind a variable that we don't know is not read: those two come
-/// early.
-fn status_variables(bytes: &[u8]) -> (u64, u16) {
-    let mut c = Cursor::new(bytes);
-    let (mut sql_mode, mut collation) = (0, 0);
-    let mut step = || -> Option<()> {
-        match c.u8()? {
-            0 | 3 => c.u32().map(drop)?,
-            1 => sql_mode = c.u64()?,
-            2 => {
-                let n = usize::from(c.u8()?);
-                c.take(n + 1)?;
+/// What is used of the variables of a statement's session.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct StatusVariables<'a> {
+    sql_mode: u64,
+    collation: u16,
+    time_zone: Option<&'a str>,
+}
+
+impl<'a> StatusVariables<'a> {
+    /// What comes behind a variable that we don't know is not read: those above come early.
+    fn parse(bytes: &'a [u8]) -> Self {
+        let mut c = Cursor::new(bytes);
+        let mut found = StatusVariables::default();
+        let mut step = || -> Option<()> {
+            match c.u8()? {
+                0 | 3 => c.u32().map(drop)?,
+                1 => found.sql_mode = c.u64()?,
+                2 => {
+                    let n = usize::from(c.u8()?);
+                    c.take(n + 1)?;
+                }
+                4 => {
+                    found.collation = c.u16()?;
+                    c.u32()?;
+                }
+                5 => {
+                    let n = usize::from(c.u8()?);
+                    found.time_zone = std::str::from_utf8(c.take(n)?).ok();
+                }
+                6 => {
+                    let n = usize::from(c.u8()?);
+                    c.take(n)?;
+                }
+                7 | 8 => c.u16().map(drop)?,
+                9 => c.u64().map(drop)?,
+                _ => return None,
             }
-            4 => {
-                collation = c.u16()?;
-                c.u32()?;
-            }
-            5 | 6 => {
-                let n = usize::from(c.u8()?);
-                c.take(n)?;
-            }
-            7 | 8 => c.u16().map(drop)?,
-            9 => c.u64().map(drop)?,
-            _ => return None,
-        }
-        Some(())
-    };
-    while step().is_some() {}
-    (sql_mode, collation)
+            Some(())
+        };
+        while step().is_some() {}
+        found
+    }
 }
 
 /// The begin of a transaction in MySQL.
@@ -290,8 +305,12 @@ mod tests {
     fn statement_variables() {
         let mut vars = vec![0, 1, 2, 3, 4, 1];
         vars.extend_from_slice(&(0x4_u64 | 0x10_0000).to_le_bytes());
-        vars.extend_from_slice(&[6, 3, b's', b't', b'd', 4, 45, 0, 45, 0, 8, 0, 99]);
-        assert_eq!(status_variables(&vars), (0x10_0004, 45));
+        vars.extend_from_slice(&[6, 3, b's', b't', b'd', 4, 45, 0, 45, 0, 8, 0]);
+        let mut wanted = StatusVariables { sql_mode: 0x10_0004, collation: 45, time_zone: None };
+        assert_eq!(StatusVariables::parse(&vars), wanted);
+        vars.extend_from_slice(b"\x05\x06-08:00\x63");
+        wanted.time_zone = Some("-08:00");
+        assert_eq!(StatusVariables::parse(&vars), wanted);
         let mut body = vec![0; 8];
         body.extend_from_slice(&[4, 0, 0, vars.len() as u8, 0]);
         body.extend_from_slice(&vars);
@@ -299,6 +318,7 @@ mod tests {
         let q = Query::parse(&body, 0).unwrap();
         assert_eq!((q.database, q.text), (&b"shop"[..], &b"DROP TABLE t"[..]));
         assert!(q.ansi_quotes() && q.no_backslash_escapes());
+        assert_eq!(q.time_zone, Some("-08:00"));
     }
 
     #[test]
@@ -329,7 +349,8 @@ mod tests {
         fn bad_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let _ = (Header::parse(&bytes), rotate(&bytes), Query::parse(&bytes, 0), Query::parse(&bytes, 13));
             let _ = (MySqlGtid::parse(&bytes), MariaDbGtid::parse(&bytes), format_has_checksums(&bytes));
-            let _ = (gtid_list(&bytes), previous_gtids(&bytes), checksum_is_right(&bytes), without_checksum(&bytes), status_variables(&bytes));
+            let _ = (gtid_list(&bytes), previous_gtids(&bytes), checksum_is_right(&bytes), without_checksum(&bytes));
+            StatusVariables::parse(&bytes);
         }
     }
 }

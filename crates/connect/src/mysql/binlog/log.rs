@@ -913,7 +913,7 @@ impl Log {
         }
     }
 
-    fn context<'a>(&'a self, query: &Query<'_>, database: &'a str) -> ddl::Context<'a> {
+    fn context<'a>(&'a self, query: &Query<'a>, database: &'a str) -> ddl::Context<'a> {
         ddl::Context {
             default_database: database,
             ansi_quotes: query.ansi_quotes(),
@@ -922,6 +922,7 @@ impl Log {
             mariadb: self.mariadb,
             lower_case_names: self.options.lower_case_names,
             strict: query.strict(),
+            zone: ddl::Zone::parse(query.time_zone),
         }
     }
 

@@ -10,7 +10,7 @@ use freshet_core::schema::Column;
 use freshet_core::{ColumnPosition, DefaultValue, Error, Result, TableChange, TableName, TableSchema};
 
 use super::column::{
-    ColumnDef, GENERATED_MARK, Raw, UNIQUE_KEY_MARK, parse_charset, parse_check, parse_default, system_versioned,
+    ColumnDef, GENERATED_MARK, Raw, UNIQUE_KEY_MARK, Zone, parse_charset, parse_check, parse_default, system_versioned,
 };
 use super::create::{TableOption, is_index, key_columns, parse_option};
 use super::cursor::Cursor;
@@ -223,6 +223,7 @@ impl Statement<'_> {
             later: Vec::new(),
             cuts_off: ignore || !self.context.strict,
             mariadb: self.context.mariadb,
+            zone: self.context.zone,
             rewrites: Vec::new(),
         };
         for clause in &clauses {
@@ -330,6 +331,7 @@ pub(super) fn unique_added(schema: &TableSchema, columns: Vec<String>) -> Result
         later: Vec::new(),
         cuts_off: false,
         mariadb: false,
+        zone: Zone::UTC,
         rewrites: Vec::new(),
     };
     work.set_key(&[Clause::Unique(columns)])?;
@@ -468,7 +470,7 @@ fn position(c: &mut Cursor<'_>) -> Result<Option<ColumnPosition>> {
 }
 
 /// The table as it is after the steps so far.
-struct Work {
+struct Work<'a> {
     schema: TableSchema,
     steps: Steps,
     /// The character set of columns that don't name theirs.
@@ -480,11 +482,12 @@ struct Work {
     /// Of MariaDB, where JSON is a text with a check, and a TIMESTAMP that may no longer be NULL becomes the time of the
     /// statement.
     mariadb: bool,
+    zone: Zone<'a>,
     /// Why the rows become others.
     rewrites: Vec<String>,
 }
 
-impl Work {
+impl Work<'_> {
     fn push(&mut self, change: TableChange) -> Result<()> {
         let name = self.schema.name.clone();
         if let Some(after) = self.schema.after(&change)? {
@@ -537,7 +540,7 @@ impl Work {
             Some((_, TableChange::RenameColumn { to, .. })) => to.clone(),
             _ => old.name.clone(),
         };
-        let mut new = def.column(self.charset.as_deref())?;
+        let mut new = def.column(self.charset.as_deref(), self.zone)?;
         let in_key = self.schema.key.contains(&name);
         let marked = old.source_type.ends_with(UNIQUE_KEY_MARK);
         if in_key && marked && new.nullable {
@@ -579,7 +582,7 @@ impl Work {
         let Some(name) = self.existing(name, if_exists)? else { return Ok(()) };
         let column = self.column(&name)?;
         let of = type_of(column)?;
-        let default = default.map(|raw| raw.of_type(&of));
+        let default = default.map(|raw| raw.of_type(&of, self.zone));
         if default == column.default {
             return Ok(());
         }
@@ -590,7 +593,7 @@ impl Work {
         if if_not_exists && self.schema.column(&def.name).is_some() {
             return Ok(());
         }
-        let mut column = def.column(self.charset.as_deref())?;
+        let mut column = def.column(self.charset.as_deref(), self.zone)?;
         let of = type_of(&column)?;
         let declared = column.default.clone();
         if declared.is_none() && !column.nullable && !def.generated && !def.auto_increment {
@@ -676,7 +679,7 @@ impl Work {
     }
 }
 
-impl Work {
+impl Work<'_> {
     /// The columns of a unique key are marked, because dropping any index may drop the key.
     fn set_unique_key(&mut self, columns: &[String]) -> Result<()> {
         let key = columns.iter().map(|k| Ok(self.column(k)?.name.clone())).collect::<Result<Vec<_>>>()?;
@@ -773,7 +776,7 @@ fn charset(of: &MysqlType) -> Option<Charset> {
 pub(in crate::mysql) fn implicit_default(of: &MysqlType) -> Option<DefaultValue> {
     let text = match of {
         MysqlType::Date | MysqlType::DateTime { .. } | MysqlType::Timestamp { .. } | MysqlType::Json => return None,
-        MysqlType::Decimal { .. } => return Some(Raw::Number("0".into()).of_type(of)),
+        MysqlType::Decimal { .. } => return Some(Raw::Number("0".into()).of_type(of, Zone::UTC)),
         MysqlType::Time { digits: 0 } => "00:00:00".to_string(),
         MysqlType::Time { digits } => format!("00:00:00.{:0<width$}", "", width = usize::from(*digits)),
         MysqlType::Enum { members } => members.first().cloned()?,

@@ -8,6 +8,39 @@ use super::cursor::Cursor;
 use super::lexer::{self, Token};
 use crate::mysql::types::{Charset, Charsets, LobSize, MysqlType, TypeSpec};
 
+/// The time zone that literals of `TIMESTAMP` columns are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zone<'a> {
+    /// So many minutes ahead of UTC.
+    Offset(i32),
+    /// One whose offset depends on the server and on the day: `SYSTEM`, `Europe/Berlin`; `None`: the log does not say.
+    Named(Option<&'a str>),
+}
+
+impl<'a> Zone<'a> {
+    /// UTC.
+    pub const UTC: Zone<'static> = Zone::Offset(0);
+
+    /// The value of a session's `time_zone`, as far as the log says it.
+    pub fn parse(text: Option<&'a str>) -> Self {
+        let offset = |text: &str| {
+            let (sign, rest) = match text.split_at_checked(1)? {
+                ("+", rest) => (1, rest),
+                ("-", rest) => (-1, rest),
+                _ => return None,
+            };
+            let (hours, minutes) = rest.split_once(':')?;
+            let number = |digits: &str| digits.parse::<u8>().ok().filter(|_| digits.len() <= 2).map(i32::from);
+            Some(sign * (number(hours)? * 60 + number(minutes)?))
+        };
+        match text {
+            Some(utc) if utc.eq_ignore_ascii_case("UTC") => Zone::UTC,
+            Some(text) => offset(text).map_or(Zone::Named(Some(text)), Zone::Offset),
+            None => Zone::Named(None),
+        }
+    }
+}
+
 /// A default as it is written, before it is brought into the form of its column's type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Raw {
@@ -197,13 +230,13 @@ impl ColumnDef {
     }
 
     /// The column of a table, with `charset` where the definition names none.
-    pub(super) fn column(&self, charset: Option<&str>) -> Result<Column> {
+    pub(super) fn column(&self, charset: Option<&str>, zone: Zone<'_>) -> Result<Column> {
         let resolved = self.resolve(charset)?;
         Ok(Column {
             name: self.name.clone(),
             data_type: resolved.data_type(),
             nullable: !(self.not_null || self.primary),
-            default: self.default.clone().map(|raw| raw.of_type(&resolved)),
+            default: self.default.clone().map(|raw| raw.of_type(&resolved, zone)),
             comment: self.comment.clone(),
             source_type: format!("{resolved}{}", if self.generated { GENERATED_MARK } else { "" }),
         })
@@ -330,7 +363,7 @@ fn parse_digits(c: &mut Cursor<'_>) -> Result<u8> {
 }
 
 /// The default that MariaDB's `information_schema` describes as a piece of a statement: `'it''s'`, `1.50`,
-/// `current_timestamp(6)`, `(1 + 2)`. What cannot be read is an expression.
+/// `current_timestamp(6)`, `(1 + 2)`. What cannot be read is an expression. The session that asked is in UTC.
 pub(in crate::mysql) fn default_of_sql(text: &str, of: &MysqlType) -> Option<DefaultValue> {
     let charsets = Charsets::default();
     let context = Context {
@@ -341,29 +374,32 @@ pub(in crate::mysql) fn default_of_sql(text: &str, of: &MysqlType) -> Option<Def
         mariadb: true,
         lower_case_names: false,
         strict: true,
+        zone: Zone::UTC,
     };
     let tokens = lexer::tokens(text, &context);
     let mut c = Cursor::new(text, &tokens);
     match parse_default(&mut c) {
-        Ok(raw) if c.is_end() => raw.map(|raw| raw.of_type(of)),
+        Ok(raw) if c.is_end() => raw.map(|raw| raw.of_type(of, Zone::UTC)),
         _ => Some(DefaultValue::Expression(text.to_string())),
     }
 }
 
-/// The default that MySQL's `information_schema` describes as plain text.
+/// The default that MySQL's `information_schema` describes as plain text; not for literals of `TIMESTAMP` columns, which
+/// it shows in the time zone of the session that declared them.
 pub(in crate::mysql) fn default_of_text(text: &str, of: &MysqlType) -> DefaultValue {
     let (number, bytes) =
         (matches!(of, MysqlType::Bit { .. }), matches!(of, MysqlType::Binary { .. } | MysqlType::VarBinary { .. }));
     match (number || bytes).then(|| default_of_sql(text, of)).flatten() {
         Some(value @ DefaultValue::Literal(_)) => value,
-        _ => Raw::Text(text.to_string()).of_type(of),
+        _ => Raw::Text(text.to_string()).of_type(of, Zone::UTC),
     }
 }
 
 impl Raw {
-    /// In the form of a column's type: what the source would print, bytes as upper-case hexadecimal digits. Dates that
-    /// do not exist are left as expressions, because no target takes them.
-    pub(super) fn of_type(self, of: &MysqlType) -> DefaultValue {
+    /// In the form of a column's type: what the source would print (instants in UTC), bytes as upper-case hexadecimal
+    /// digits. Dates that do not exist are left as expressions, because no target takes them, and so are instants that
+    /// are not known because it is not how far `zone` was from UTC.
+    pub(super) fn of_type(self, of: &MysqlType, zone: Zone<'_>) -> DefaultValue {
         let text = match self {
             Raw::Now(digits) => return DefaultValue::CurrentTimestamp(digits),
             Raw::Expression(text) => return DefaultValue::Expression(text),
@@ -376,8 +412,16 @@ impl Raw {
         };
         let literal = match of {
             MysqlType::Decimal { scale, .. } => decimal(&text, *scale),
-            MysqlType::Date => calendar(&text, None),
-            MysqlType::DateTime { digits } | MysqlType::Timestamp { digits } => calendar(&text, Some(*digits)),
+            MysqlType::Date => calendar(&text, None, 0),
+            MysqlType::DateTime { digits } => calendar(&text, Some(*digits), 0),
+            MysqlType::Timestamp { digits } => match zone {
+                Zone::Offset(minutes) => calendar(&text, Some(*digits), minutes),
+                Zone::Named(name) if calendar(&text, Some(*digits), 0).is_some() => {
+                    let zone = name.map_or("a time zone that is not known".to_string(), |n| format!("time zone {n}"));
+                    return DefaultValue::Expression(format!("'{text}' in {zone}"));
+                }
+                Zone::Named(_) => None,
+            },
             MysqlType::Year => match text.parse::<u16>() {
                 Ok(y @ 1..=69) if text.len() <= 2 => Some((2000 + y).to_string()),
                 Ok(y @ 70..=99) => Some((1900 + y).to_string()),
@@ -451,8 +495,9 @@ fn decimal(text: &str, scale: u8) -> Option<String> {
     })
 }
 
-/// `2020-1-1` as a date, or with `digits` as date and time; `None` when there is no such day.
-fn calendar(text: &str, digits: Option<u8>) -> Option<String> {
+/// `2020-1-1` as a date, or with `digits` as date and time, from so many minutes ahead of UTC; `None` when there is no
+/// such day, or when servers differ in what it means.
+fn calendar(text: &str, digits: Option<u8>, ahead: i32) -> Option<String> {
     let parts: Vec<&str> = text.split(|c: char| !c.is_ascii_digit()).filter(|p| !p.is_empty()).collect();
     let number = |i: usize| parts.get(i).map_or(Some(0), |p| p.parse::<u32>().ok());
     if parts.len() < 3 || parts[0].len() != 4 {
@@ -466,8 +511,20 @@ fn calendar(text: &str, digits: Option<u8>) -> Option<String> {
     }
     let date = format!("{year:04}-{month:02}-{day:02}");
     let Some(digits) = digits else { return Some(date) };
-    let time = format!("{:02}:{:02}:{:02}", number(3)?, number(4)?, number(5)?);
-    let fraction: String = parts.get(6).unwrap_or(&"").chars().take(usize::from(digits)).collect();
+    let (fraction, rest) = match parts.get(6) {
+        Some(fraction) => fraction.split_at(fraction.len().min(usize::from(digits))),
+        None => ("", ""),
+    };
+    let signed = text.split_once(':').is_some_and(|(_, time)| time.contains(['+', '-']));
+    if signed || rest.bytes().any(|b| b != b'0') {
+        // An offset of its own, or a fraction that one server rounds and another cuts off.
+        return None;
+    }
+    let minutes = days * 1440 + i64::from(number(3)?) * 60 + i64::from(number(4)?) - i64::from(ahead);
+    let (year, month, day) = freshet_core::text::civil_from_days(minutes.div_euclid(1440));
+    let (hour, minute) = (minutes.rem_euclid(1440) / 60, minutes.rem_euclid(60));
+    let date = format!("{year:04}-{month:02}-{day:02}");
+    let time = format!("{hour:02}:{minute:02}:{:02}", number(5)?);
     Some(match digits {
         0 => format!("{date} {time}"),
         n => format!("{date} {time}.{fraction:0<width$}", width = usize::from(n)),

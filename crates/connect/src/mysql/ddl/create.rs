@@ -1,11 +1,12 @@
 //! `CREATE TABLE`, and the options of tables that `ALTER TABLE` shares.
 
-use freshet_core::{Error, Result, TableChange, TableName, TableSchema};
+use freshet_core::{DefaultValue, Error, Result, TableChange, TableName, TableSchema};
 
-use super::column::{ColumnDef, choose_key, index_name, parse_charset, parse_check, system_versioned};
+use super::column::{ColumnDef, Zone, choose_key, index_name, parse_charset, parse_check, system_versioned};
 use super::cursor::Cursor;
-use super::lexer::Token;
-use super::{Parsed, Statement, Steps};
+use super::lexer::{self, Token};
+use super::{Context, Parsed, Statement, Steps};
+use crate::mysql::types::Charsets;
 
 /// Options that don't change what rows look like.
 const PLAIN_OPTIONS: [&str; 40] = [
@@ -162,7 +163,8 @@ impl Statement<'_> {
         body.columns.iter_mut().for_each(|d| d.json_check &= self.context.mariadb);
         let default = self.context.charsets.of(&name.database);
         let charset = body.charset.as_deref().or((!default.is_empty()).then_some(default));
-        let mut columns = body.columns.iter().map(|d| d.column(charset)).collect::<Result<Vec<_>>>()?;
+        let mut columns =
+            body.columns.iter().map(|d| d.column(charset, self.context.zone)).collect::<Result<Vec<_>>>()?;
         let in_key = |name: &str| body.primary.iter().flatten().any(|k| k.eq_ignore_ascii_case(name));
         for column in columns.iter_mut().filter(|c| in_key(&c.name)) {
             column.nullable = false;
@@ -242,6 +244,37 @@ impl Body {
         }
         Ok(())
     }
+}
+
+/// The columns of type `TIMESTAMP` in what MySQL's `SHOW CREATE TABLE` prints to a session in UTC, with their defaults.
+///
+/// # Errors
+/// When the statement cannot be read.
+pub(in crate::mysql) fn timestamp_defaults(sql: &str) -> Result<Vec<(String, Option<DefaultValue>)>> {
+    let context = Context {
+        default_database: "",
+        ansi_quotes: false,
+        no_backslash_escapes: false,
+        charsets: &Charsets::default(),
+        mariadb: false,
+        lower_case_names: false,
+        strict: true,
+        zone: Zone::UTC,
+    };
+    let tokens = lexer::tokens(sql, &context);
+    let mut c = Cursor::new(sql, &tokens);
+    c.expect("CREATE")?;
+    c.expect("TABLE")?;
+    c.name()?;
+    let (mut body, mut inside) = (Body::default(), c.parens()?);
+    while inside.peek().is_some() {
+        body.element(&mut inside)?;
+        if inside.peek().is_some() {
+            inside.expect_symbol(',')?;
+        }
+    }
+    let timestamps = body.columns.iter().filter(|d| d.spec.name == "timestamp");
+    timestamps.map(|d| d.column(None, Zone::UTC).map(|column| (column.name, column.default))).collect()
 }
 
 /// Whether an index of the sorts that don't make rows unique is defined here.

@@ -185,6 +185,7 @@ mod tests {
             mariadb: true,
             lower_case_names: false,
             strict: true,
+            zone: crate::mysql::ddl::Zone::UTC,
         })
     }
 

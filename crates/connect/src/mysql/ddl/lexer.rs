@@ -243,6 +243,7 @@ mod tests {
             mariadb,
             lower_case_names: false,
             strict: true,
+            zone: crate::mysql::ddl::Zone::UTC,
         };
         let all = tokens(sql, &context);
         for t in &all {

@@ -8,6 +8,7 @@
 //!   database's ([`Charsets`]). An altered table's default is taken from its text columns when they agree.
 //! - A table without a primary key has the unique key over NOT NULL columns whose name comes first as its key.
 //! - `TIMESTAMP` columns are taken as with `explicit_defaults_for_timestamp=ON`, every server's default today.
+//! - A literal default of a `TIMESTAMP` column is in the time zone of the session ([`Zone`]).
 
 mod alter;
 mod column;
@@ -27,7 +28,9 @@ use self::cursor::Cursor;
 use super::types::Charsets;
 
 pub(super) use self::alter::implicit_default;
+pub use self::column::Zone;
 pub(super) use self::column::{GENERATED_MARK, UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text};
+pub(super) use self::create::timestamp_defaults;
 pub(super) use self::dml::{Cascade, Rule, Written, cascades, written};
 
 /// What the log's event says around a statement.
@@ -47,6 +50,8 @@ pub struct Context<'a> {
     pub lower_case_names: bool,
     /// `sql_mode` is strict: a change of type fails rather than cutting off what does not fit.
     pub strict: bool,
+    /// The session's time zone.
+    pub zone: Zone<'a>,
 }
 
 /// What a statement means.

@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use freshet_core::{ColumnPosition, DefaultValue, TableChange, TableName, TablePattern, TableSchema};
 
-use super::{Context, Parsed, parse};
+use super::{Context, Parsed, Zone, parse, timestamp_defaults};
 use crate::mysql::types::Charsets;
 
 type Tables = HashMap<TableName, Arc<TableSchema>>;
 
 fn run(sql: &str, tables: &Tables) -> Parsed {
+    run_in(Zone::UTC, sql, tables)
+}
+
+fn run_in(zone: Zone<'_>, sql: &str, tables: &Tables) -> Parsed {
     let charsets = Charsets { server: "latin1".into(), databases: [("shop".into(), "utf8mb4".into())].into() };
     let context = Context {
         default_database: "shop",
@@ -20,6 +24,7 @@ fn run(sql: &str, tables: &Tables) -> Parsed {
         mariadb: true,
         lower_case_names: false,
         strict: true,
+        zone,
     };
     parse(sql, &context, tables, &TablePattern::parse("shop.*,!shop.no*", None).unwrap())
 }
@@ -449,6 +454,7 @@ fn modes() {
         mariadb: false,
         lower_case_names: true,
         strict: true,
+        zone: Zone::UTC,
     };
     let pattern = TablePattern::parse("shop.*", None).unwrap();
     let parsed =
@@ -456,6 +462,100 @@ fn modes() {
     let Parsed::Changes(steps) = parsed else { panic!("{parsed:?}") };
     assert_eq!(show_step(&steps[0]), "orders: create Id int null =\\ key()");
     assert_eq!(steps[0].0, TableName::new("shop", "orders"));
+}
+
+/// Literal defaults of `TIMESTAMP` columns are instants, those of `DATETIME` columns are not.
+#[test]
+fn time_zones() {
+    for (text, zone) in [
+        ("+00:00", Zone::UTC),
+        ("UTC", Zone::UTC),
+        ("+05:30", Zone::Offset(330)),
+        ("-8:00", Zone::Offset(-480)),
+        ("-00:30", Zone::Offset(-30)),
+        ("SYSTEM", Zone::Named(Some("SYSTEM"))),
+        ("Europe/Berlin", Zone::Named(Some("Europe/Berlin"))),
+        ("+0x:00", Zone::Named(Some("+0x:00"))),
+        ("", Zone::Named(Some(""))),
+    ] {
+        assert_eq!(Zone::parse(Some(text)), zone, "{text}");
+    }
+    assert_eq!(Zone::parse(None), Zone::Named(None));
+    let defaults = |zone, sql: &str, tables: &Tables| {
+        let Parsed::Changes(steps) = run_in(zone, sql, tables) else { panic!("{sql}") };
+        let shown = |default: &Option<DefaultValue>| match default {
+            Some(DefaultValue::Literal(text)) => text.clone(),
+            other => format!("{other:?}"),
+        };
+        let mut out = Vec::new();
+        for (_, step) in &steps {
+            match step {
+                TableChange::CreateTable(schema) => out.extend(schema.columns[1..].iter().map(|c| shown(&c.default))),
+                TableChange::AddColumn { column, .. } => out.push(shown(&column.default)),
+                TableChange::SetDefault { default, .. } => out.push(shown(default)),
+                _ => {}
+            }
+        }
+        out.join(", ")
+    };
+    let create = "CREATE TABLE t (id INT PRIMARY KEY, a TIMESTAMP(1) NULL DEFAULT '2024-03-01 04:10:59.5', \
+                  b DATETIME DEFAULT '2024-03-01 04:10:59')";
+    let none = Tables::new();
+    assert_eq!(defaults(Zone::UTC, create, &none), "2024-03-01 04:10:59.5, 2024-03-01 04:10:59");
+    assert_eq!(defaults(Zone::Offset(330), create, &none), "2024-02-29 22:40:59.5, 2024-03-01 04:10:59");
+    assert_eq!(defaults(Zone::Offset(-480), create, &none), "2024-03-01 12:10:59.5, 2024-03-01 04:10:59");
+    let unknown = |why: &str, of: &str| format!("Some(Expression(\"'{of}' in {why}\"))");
+    let at = "2024-03-01 04:10:59.5";
+    assert_eq!(
+        defaults(Zone::parse(Some("SYSTEM")), create, &none),
+        format!("{}, 2024-03-01 04:10:59", unknown("time zone SYSTEM", at))
+    );
+    assert_eq!(
+        defaults(Zone::Named(None), create, &none),
+        format!("{}, 2024-03-01 04:10:59", unknown("a time zone that is not known", at))
+    );
+    let tables = followed(&[create]);
+    let (west, there) = (Zone::Offset(-480), "2024-12-31 23:00:00");
+    assert_eq!(defaults(west, "CREATE TABLE u LIKE t", &tables), "2024-03-01 04:10:59.5, 2024-03-01 04:10:59");
+    for (sql, want) in [
+        (format!("ALTER TABLE t ADD c TIMESTAMP NULL DEFAULT '{there}'"), "2025-01-01 07:00:00"),
+        (format!("ALTER TABLE t MODIFY a TIMESTAMP(1) NULL DEFAULT '{there}'"), "2025-01-01 07:00:00.0"),
+        (format!("ALTER TABLE t ALTER a SET DEFAULT '{there}'"), "2025-01-01 07:00:00.0"),
+        (format!("ALTER TABLE t ALTER b SET DEFAULT '{there}'"), there),
+    ] {
+        assert_eq!(defaults(west, &sql, &tables), want, "{sql}");
+    }
+    // Zero is no instant, a literal may have an offset of its own, and servers differ in how fractions are cut.
+    for (zone, text) in [
+        (west, "0000-00-00 00:00:00"),
+        (Zone::Named(None), "0000-00-00 00:00:00"),
+        (west, "2024-03-01 04:10:59+05:30"),
+        (west, "2024-03-01 04:10:59-05:30"),
+        (west, "2024-03-01 04:10:59.06"),
+    ] {
+        let sql = format!("ALTER TABLE t ALTER a SET DEFAULT '{text}'");
+        assert_eq!(defaults(zone, &sql, &tables), format!("Some(Expression(\"'{text}'\"))"));
+    }
+}
+
+#[test]
+fn defaults_that_mysql_shows() {
+    let sql = "CREATE TABLE `t``x` (\n  `id` int NOT NULL AUTO_INCREMENT,\n  `v` varchar(9) CHARACTER SET latin1 COLLATE \
+               latin1_bin DEFAULT 'a,b',\n  `a b` timestamp(1) NULL DEFAULT '2024-03-01 04:10:59.5' COMMENT 'it''s',\n  \
+               `n` timestamp NULL DEFAULT NULL,\n  `d` datetime DEFAULT '2024-03-01 04:10:59',\n  `i` timestamp NOT NULL DEFAULT \
+               '2024-01-01 00:00:00' /*!80023 INVISIBLE */,\n  `g` int GENERATED ALWAYS AS ((`id` + 1)) STORED,\n  PRIMARY KEY (`id`),\n  \
+               KEY `k` (`v`(3),(`id` + 1)),\n  CONSTRAINT `c` FOREIGN KEY (`id`) REFERENCES `o` (`id`) ON DELETE CASCADE,\n  \
+               CONSTRAINT `chk` CHECK ((`id` > 0))\n) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_ai_ci";
+    let literal = |text: &str| Some(DefaultValue::Literal(text.into()));
+    assert_eq!(
+        timestamp_defaults(sql).unwrap(),
+        [
+            ("a b".to_string(), literal("2024-03-01 04:10:59.5")),
+            ("n".to_string(), None),
+            ("i".to_string(), literal("2024-01-01 00:00:00")),
+        ]
+    );
+    assert!(timestamp_defaults("CREATE VIEW v AS SELECT 1").is_err());
 }
 
 proptest::proptest! {
