@@ -57,6 +57,9 @@ impl Run {
         let mut conn = self.scene.source.connect().await;
         let all = tables(&mut conn, &self.scene.db, None).await.map_err(|e| e.to_string())?;
         let followed: BTreeSet<String> = all.into_iter().map(|t| t.name).filter(|n| !n.starts_with(OUTSIDE)).collect();
+        let listed = conn.query::<String, _>(format!("SHOW TABLES FROM {}", quote(&self.scene.db))).await;
+        let listed = listed.map_err(|e| e.to_string())?;
+        let broken: BTreeSet<String> = listed.into_iter().filter(|n| !followed.contains(n)).collect();
         let mut helped = BTreeMap::new();
         let mut last = String::new();
         loop {
@@ -81,12 +84,14 @@ impl Run {
                 Some("failed") => return Err(format!("the job has failed: {}", job["error"])),
                 _ => {}
             }
-            let suspended: Vec<&Value> = listed.iter().filter(|t| t["state"] == "suspended").collect();
+            let is_broken = |t: &Value| name(t).is_some_and(|n| broken.contains(&n));
+            let suspended: Vec<&Value> = listed.iter().filter(|t| t["state"] == "suspended" && !is_broken(t)).collect();
             for table in &suspended {
                 self.repair(table, &mut helped).await?;
             }
             let live = listed.iter().filter(|t| t["state"] == "live" && t["resync"].is_null()).filter_map(name);
-            let live: BTreeSet<String> = live.collect();
+            // MariaDB, killed in CREATE OR REPLACE, can leave a table that it lists and cannot read.
+            let live: BTreeSet<String> = live.filter(|n| !broken.contains(n)).collect();
             if suspended.is_empty() && live == followed && self.holds(&mark, number).await {
                 return Ok(followed.into_iter().collect());
             }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use freshet_tests::freshet::Sync;
 use freshet_tests::source::Source;
+use tokio::time::timeout;
 
 use crate::ddl::{OUTSIDE, TABLES, change, wide};
 use crate::proxy::Proxy;
@@ -18,6 +19,8 @@ use crate::{Goal, Scene};
 
 /// Writers at the same time.
 const WRITERS: usize = 3;
+/// How long writers and the settling of XA may take to end behind a round.
+const UNTIL_ENDED: Duration = Duration::from_secs(60);
 /// Freshet may end by itself so often in a round (with a reason), before that is a failure.
 const ENDINGS: u32 = 10;
 
@@ -131,16 +134,28 @@ impl Run {
         }
         tasks.spawn(change(scene.clone(), self.rng.fork()));
         tasks.spawn(misbehave(scene.clone(), self.proxy.clone(), self.rng.fork()));
-        let settled = tokio::spawn(settle(scene.clone(), self.rng.fork()));
+        let mut settled = tokio::spawn(settle(scene.clone(), self.rng.fork()));
         let asked = tokio::spawn(ask(scene.clone(), self.sync.request(), self.rng.fork()));
         let end = Instant::now() + lasting;
         let events = self.events(end).await;
         scene.over.store(true, Ordering::SeqCst);
         scene.journal.write("the round is over");
-        while let Some(done) = tasks.join_next().await {
-            done.unwrap();
+        let ended = async {
+            while let Some(done) = tasks.join_next().await {
+                done.unwrap();
+            }
+        };
+        if timeout(UNTIL_ENDED, ended).await.is_err() {
+            // A client of the driver's own that waits for a killed server.
+            scene.journal.note("the driver", "writers that did not end", "");
+            tasks.abort_all();
         }
-        settled.await.unwrap();
+        if timeout(UNTIL_ENDED, &mut settled).await.is_err() {
+            scene.journal.note("the driver", "XA that was settled once more", "");
+            settled.abort();
+            let again = timeout(UNTIL_ENDED, settle(scene.clone(), self.rng.fork())).await;
+            again.map_err(|_| "prepared transactions cannot be settled at the source".to_string())?;
+        }
         events?;
         // Answers may need a network that works again, and a process that runs.
         self.proxy.heal(self.rng.u8(0..4) > 0);
