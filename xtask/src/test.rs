@@ -59,19 +59,11 @@ pub(crate) fn test(options: &Options) -> Result<()> {
         }
     }
     if options.ci {
-        let start = Instant::now();
-        let survived = crate::chaos::chaos(&crate::chaos::Options { minutes: CHAOS_MINUTES, ..Default::default() });
-        if let Err(why) = &survived {
-            eprintln!("{why}");
-        }
-        run.note("chaos", start.elapsed(), survived.is_ok());
+        run.task("chaos", || {
+            crate::chaos::chaos(&crate::chaos::Options { minutes: CHAOS_MINUTES, ..Default::default() })
+        });
         run.stage("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
-        let start = Instant::now();
-        let documented = crate::docs::docs();
-        if let Err(why) = &documented {
-            eprintln!("{why}");
-        }
-        run.note("docs", start.elapsed(), documented.is_ok());
+        run.task("docs", crate::docs::docs);
     }
     run.summary();
     run.verdict(options.ci)
@@ -103,6 +95,16 @@ impl Run {
         let mut args = vec!["test", "--workspace", "--no-fail-fast"];
         args.extend(only);
         self.stage("tests", &args, &variables).map(drop)
+    }
+
+    /// Runs another of these tasks as one stage.
+    fn task(&mut self, name: &str, task: impl FnOnce() -> Result<()>) {
+        let start = Instant::now();
+        let done = task();
+        if let Err(why) = &done {
+            eprintln!("{why}");
+        }
+        self.note(name, start.elapsed(), done.is_ok());
     }
 
     fn note(&mut self, name: &str, took: Duration, ok: bool) {

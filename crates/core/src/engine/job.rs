@@ -15,6 +15,7 @@ use crate::connector::{ChangesRequest, CopyStart, Event, Settled};
 use crate::engine::catch_up::{Found, Side};
 use crate::engine::copy::{Pool, Report};
 use crate::engine::lane::{Context, Flushed, Lane, MAIN, Refused, Route, flush_end};
+use crate::engine::schema_change::come_back;
 use crate::engine::status::JobState;
 use crate::error::{Error, Result, Retry};
 use crate::position::Position;
@@ -338,9 +339,7 @@ impl Job {
                 Err(error) => (TableState::Suspended { error: error.clone(), at: None }, 0),
             };
             let copy = found.schema.is_ok().then(|| queued(&target, &low, schema_version));
-            let left = self.ledger.left.len();
-            self.ledger.left.retain(|t| *t != target);
-            let came_back = self.ledger.left.len() < left;
+            let came_back = come_back(&mut self.ledger, &target);
             let record = TableRecord {
                 created: came_back || known.as_ref().is_some_and(|k| k.created && k.target == target),
                 target,

@@ -324,28 +324,23 @@ impl Engine {
         let ledger = self.store.ledger(name)?;
         let writer = Writer { job: name.to_string(), incarnation: record.incarnation, lane: MAIN };
         let mut doubts = ledger.doubts;
-        let mut add = |label, intent| doubts.push(Doubt { label, intent, creates: None });
+        let mut add = |label, intent, creates| doubts.push(Doubt { label, intent, creates });
         for lane in ledger.side.into_iter().chain([MAIN]) {
             let Some(lane) = self.store.lane(name, lane)? else { continue };
             for intent in lane.intent.into_iter().chain(lane.part) {
-                add(intent.label.clone(), Some(intent));
+                add(intent.label.clone(), Some(intent), None);
             }
             if let Some(ddl) = lane.ddl {
-                ddl.steps.into_iter().skip(ddl.done).for_each(|step| add(step.label, None));
+                ddl.steps.into_iter().skip(ddl.done).for_each(|step| add(step.label, None, None));
             }
         }
         for table in self.store.tables(name)? {
             let splits = self.store.splits(name, &table.name)?;
-            splits.into_iter().filter_map(|s| s.begun).for_each(|label| add(label, None));
-        }
-        for table in self.store.tables(name)? {
+            splits.into_iter().filter_map(|s| s.begun).for_each(|label| add(label, None, None));
             let Some(copy) = table.copy.filter(|c| c.phase == Phase::Queued && c.number > 0) else { continue };
             let creates = Some(table.name.clone()).filter(|_| copy.into == table.target);
-            doubts.extend((0..CREATION_STEPS).map(|step| Doubt {
-                label: creation(&writer, &table.name, copy.number, step),
-                intent: None,
-                creates: creates.clone(),
-            }));
+            let label = |step| creation(&writer, &table.name, copy.number, step);
+            (0..CREATION_STEPS).for_each(|step| add(label(step), None, creates.clone()));
         }
         Ok(doubts)
     }

@@ -303,19 +303,19 @@ impl Job {
             };
             match planned {
                 Ok(planned) => {
-                    come_back(plan, &target);
+                    come_back(&mut plan.ledger, &target);
                     statements = planned;
                 }
                 Err(_) => {
                     plan.ledger.left.push(record.target.clone());
-                    record.created = come_back(plan, &target);
+                    record.created = come_back(&mut plan.ledger, &target);
                     if !matches!(record.state, TableState::Suspended { .. }) {
                         record.state = TableState::Away;
                     }
                 }
             }
         } else {
-            record.created = come_back(plan, &target);
+            record.created = come_back(&mut plan.ledger, &target);
         }
         (record.name, record.target) = (to.clone(), target);
         if let TableState::Suspended { at, .. } = &mut record.state {
@@ -357,7 +357,7 @@ impl Job {
         copy.phase = Phase::Found;
         let record = TableRecord {
             name: name.clone(),
-            created: come_back(plan, &target) || replaced(plan, name),
+            created: come_back(&mut plan.ledger, &target) || replaced(plan, name),
             target,
             schema_version: 0,
             rows_estimated: None,
@@ -376,7 +376,7 @@ impl Job {
         }
         let target = self.context.spec.target(name);
         let version = self.next_version(name)?.max(plan.schemas.get(name).map_or(0, |s| s.0 + 1));
-        let created = come_back(plan, &target) || replaced(plan, name);
+        let created = come_back(&mut plan.ledger, &target) || replaced(plan, name);
         let record = TableRecord {
             name: name.clone(),
             target: target.clone(),
@@ -397,10 +397,10 @@ impl Job {
 }
 
 /// Whether the job has created this target before; it is its own again then.
-fn come_back(plan: &mut Plan, target: &TableName) -> bool {
-    let before = plan.ledger.left.len();
-    plan.ledger.left.retain(|t| t != target);
-    plan.ledger.left.len() < before
+pub(crate) fn come_back(ledger: &mut Ledger, target: &TableName) -> bool {
+    let before = ledger.left.len();
+    ledger.left.retain(|t| t != target);
+    ledger.left.len() < before
 }
 
 /// Whether the job has created the target of a table whose place under this name another one takes: of its going the log
