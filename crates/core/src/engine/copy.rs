@@ -62,9 +62,26 @@ pub(crate) enum Report {
 
 /// What a reading connection hands over.
 enum Read {
-    Rows(Arc<Copy>, SplitRecord, RecordBatch),
-    End(Arc<Copy>, SplitRecord, Option<Position>),
+    Rows(Rows),
     Failed(Work, Error),
+}
+
+/// Rows of a split for one load, in the order of `part`.
+struct Rows {
+    copy: Arc<Copy>,
+    split: SplitRecord,
+    part: u64,
+    batches: Vec<RecordBatch>,
+    /// There are no more.
+    end: Option<End>,
+}
+
+/// The end of a split.
+struct End {
+    /// All of its rows.
+    rows: u64,
+    /// The exact position of a table without a key.
+    cut: Option<Position>,
 }
 
 /// The connections of a job's copies, and what they have to do.
@@ -309,9 +326,21 @@ impl Shared {
         self.context.store.commit(change).await
     }
 
-    /// Writes rows of a split; on return they are durable. Returns whether the copy still goes on.
-    async fn write(&self, copy: &Copy, split: &mut SplitRecord, part: u64, batches: Vec<RecordBatch>) -> Result<bool> {
-        let Some(_writing) = self.enter(copy) else { return Ok(false) };
+    /// Writes rows; behind the last of a split it is done.
+    async fn take(&self, rows: Rows) -> Result<()> {
+        let Rows { copy, mut split, part, batches, end } = rows;
+        if !batches.is_empty() {
+            self.write(&copy, &mut split, part, batches).await?;
+        }
+        match end {
+            Some(End { rows, cut }) => self.done(&copy, SplitRecord { done: Some(rows), ..split }, cut).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes rows of a split, unless its copy was given up; on return they are durable.
+    async fn write(&self, copy: &Copy, split: &mut SplitRecord, part: u64, batches: Vec<RecordBatch>) -> Result<()> {
+        let Some(_writing) = self.enter(copy) else { return Ok(()) };
         let batches = batches.into_iter().map(|rows| upserts(&copy.schema, &rows)).collect::<Result<Vec<_>>>()?;
         let rows = concat(&batches)?;
         drop(batches);
@@ -335,7 +364,7 @@ impl Shared {
             t.rows_copied += count;
             t.bytes_copied += bytes;
         });
-        Ok(true)
+        Ok(())
     }
 
     fn label(&self, copy: &Copy, split: &SplitRecord, part: u64) -> Label {
@@ -346,52 +375,32 @@ impl Shared {
     }
 }
 
-/// One connection: a task reads ahead, this one writes.
+/// One connection: a task reads a load ahead, this one writes.
 async fn connection(shared: Arc<Shared>) {
-    let (sender, mut reads) = mpsc::channel(2);
+    let (sender, mut reads) = mpsc::channel(1);
     let _reading = Task::spawn(reading(Arc::clone(&shared), sender));
-    let (mut gathered, mut bytes, mut part, mut rows) = (Vec::new(), 0, 0, 0);
     let mut given_up: BTreeSet<u32> = BTreeSet::new();
     while let Some(read) = reads.recv().await {
-        let (copy, mut split, end) = match read {
-            Read::Rows(copy, split, batch) => {
-                rows += batch.num_rows() as u64;
-                bytes += batch.get_array_memory_size();
-                gathered.push(batch);
-                (copy, split, None)
-            }
-            Read::End(copy, split, cut) => (copy, split, Some(cut)),
-            Read::Failed(work, error) => {
-                (gathered, bytes, part, rows) = (Vec::new(), 0, 0, 0);
-                match (error.kind.retry(), work) {
-                    (Retry::Backoff, Work::Split(copy, split)) if copy.schema.has_key() => {
-                        shared.trouble(&error);
-                        shared.again(Work::Split(copy, SplitRecord { tries: split.tries + 1, ..split }));
-                    }
-                    (Retry::Backoff, work @ Work::Plan(_)) => {
-                        shared.trouble(&error);
-                        shared.again(work);
-                    }
-                    (_, work) => shared.failed(work.copy(), error),
+        match read {
+            Read::Rows(rows) if given_up.contains(&rows.copy.record.number) => {}
+            Read::Rows(rows) => {
+                let copy = Arc::clone(&rows.copy);
+                if let Err(error) = shared.take(rows).await {
+                    given_up.insert(copy.record.number);
+                    shared.failed(&copy, error);
                 }
-                continue;
             }
-        };
-        let mut result = Ok(());
-        if !gathered.is_empty() && (end.is_some() || bytes >= LOAD_BYTES) && !given_up.contains(&copy.record.number) {
-            bytes = 0;
-            result = shared.write(&copy, &mut split, part, std::mem::take(&mut gathered)).await.map(|_| ());
-            part += 1;
-        }
-        if let Some(cut) = end {
-            if result.is_ok() && !given_up.contains(&copy.record.number) {
-                result = shared.done(&copy, SplitRecord { done: Some(rows), ..split }, cut).await;
-            }
-            (gathered, bytes, part, rows) = (Vec::new(), 0, 0, 0);
-        }
-        if let Err(error) = result {
-            given_up.insert(copy.record.number);
-            shared.failed(&copy, error);
+            Read::Failed(work, error) => match (error.kind.retry(), work) {
+                (Retry::Backoff, Work::Split(copy, split)) if copy.schema.has_key() => {
+                    shared.trouble(&error);
+                    shared.again(Work::Split(copy, SplitRecord { tries: split.tries + 1, ..split }));
+                }
+                (Retry::Backoff, work @ Work::Plan(_)) => {
+                    shared.trouble(&error);
+                    shared.again(work);
+                }
+                (_, work) => shared.failed(work.copy(), error),
+            },
         }
     }
 }
@@ -432,16 +441,27 @@ async fn read_split(shared: &Shared, copy: &Arc<Copy>, split: &SplitRecord, to: 
             (cut.rows, Some(cut.at))
         }
     };
+    let (mut part, mut bytes, mut read) = (0, 0, 0);
+    let mut gathered = Vec::new();
+    let load =
+        |part, batches, end| Read::Rows(Rows { copy: Arc::clone(copy), split: split.clone(), part, batches, end });
+    // One load is gathered while one is being written, and no more. The receiver is gone when the job ends.
+    let Ok(mut room) = to.reserve().await else { return Ok(()) };
     while let Some(batch) = rows.next().await? {
         if !shared.lock().open.contains_key(&copy.record.number) {
-            break;
-        }
-        if to.send(Read::Rows(Arc::clone(copy), split.clone(), batch)).await.is_err() {
             return Ok(());
         }
+        read += batch.num_rows() as u64;
+        bytes += batch.get_array_memory_size();
+        gathered.push(batch);
+        if bytes >= LOAD_BYTES {
+            room.send(load(part, std::mem::take(&mut gathered), None));
+            (part, bytes) = (part + 1, 0);
+            let Ok(more) = to.reserve().await else { return Ok(()) };
+            room = more;
+        }
     }
-    // The receiver is gone when the job ends.
-    let _ = to.send(Read::End(Arc::clone(copy), split.clone(), cut)).await;
+    room.send(load(part, gathered, Some(End { rows: read, cut })));
     Ok(())
 }
 

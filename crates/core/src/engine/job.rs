@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::connector::{ChangesRequest, CopyStart, Event, Settled};
 use crate::engine::catch_up::{Found, Side};
 use crate::engine::copy::{Pool, Report};
-use crate::engine::lane::{Context, Flushed, Lane, MAIN, Refused, Route, flush_end};
+use crate::engine::lane::{Context, Flushed, Lane, MAIN, Route, flush_end};
 use crate::engine::schema_change::come_back;
 use crate::engine::status::JobState;
 use crate::error::{Error, Result, Retry};
@@ -100,7 +100,9 @@ pub struct Rules {
     pub part_labels: bool,
     /// Tables of which parts were sent are not taken for equal before the lane has passed them.
     pub note_parts: bool,
-    /// A load that the sink refuses is settled before its table goes on.
+    /// What went out whole is replayed whole, whatever the limits are.
+    pub replay_whole: bool,
+    /// A flush that the sink refuses is settled before its table goes on.
     pub settle_refused: bool,
     /// Flushes that the sink has forgotten are not simply repeated.
     pub forgotten: bool,
@@ -131,6 +133,7 @@ impl Default for Rules {
             acknowledge_lowest: true,
             part_labels: true,
             note_parts: true,
+            replay_whole: true,
             settle_refused: true,
             forgotten: true,
             incarnations: true,
@@ -537,8 +540,8 @@ impl Job {
         let timers = [self.main.timer(options), self.side.as_ref().and_then(|s| s.lane.timer(options))];
         let again = self.waits_for_nothing_in_particular().then(|| Instant::now() + LOOK_AGAIN);
         let timer = timers.into_iter().flatten().chain(again).min();
-        let main_wants = (!hold || self.main.replay().is_some()) && self.main.wants_events(options);
-        let side_wants = self.side.as_ref().is_some_and(|s| s.lane.wants_events(options));
+        let main_wants = (!hold || self.main.replay().is_some()) && self.main.wants_events(&self.context);
+        let side_wants = self.side.as_ref().is_some_and(|s| s.lane.wants_events(&self.context));
         let Job { main, side, pool, requests, control, .. } = self;
         let (mut main_events, main_flush) = main.parts_of(main_wants);
         let (mut side_events, side_flush) = match side {
@@ -702,15 +705,23 @@ impl Job {
         let Some(lane) = self.lane(which) else { return Ok(()) };
         match lane.flushed(&context, result)? {
             Flushed::Done => self.acknowledge().await,
-            Flushed::Refused(refused) => {
-                let Refused { table, error, parked, label, rest } = *refused;
-                if let Some(label) = label.filter(|_| context.rules.settle_refused) {
-                    // Before the table may go on: a late call must not land behind what comes then.
-                    with_retries(|| context.sink.settle(&label, None), |e, pause| self.retrying(e, pause)).await?;
+            Flushed::Refused(table, error, flush) => {
+                // An earlier try may have been done, or must not land any more behind what comes next.
+                let settle = || context.sink.settle(&flush.intent.label, Some(&flush.intent));
+                if context.rules.settle_refused
+                    && with_retries(settle, |e, pause| self.retrying(e, pause)).await? == Settled::Done
+                {
+                    if let Some(lane) = self.lane(which) {
+                        lane.written(&context, &flush);
+                    }
+                    return self.acknowledge().await;
                 }
-                self.suspend(&table, error, parked.filter(|_| which == MAIN)).await?;
                 if let Some(lane) = self.lane(which) {
-                    lane.write_rest(&context, rest);
+                    lane.leave(&table);
+                }
+                self.suspend(&table, error, flush.parked().filter(|_| which == MAIN)).await?;
+                if let Some(lane) = self.lane(which) {
+                    lane.write_without(&context, &table, *flush);
                 }
                 Ok(())
             }

@@ -72,10 +72,32 @@ pub(crate) struct Route {
 /// A flush under way.
 struct Flushing {
     task: Task<Result<()>>,
+    flush: Begun,
+}
+
+/// A flush whose intent is stored.
+pub(crate) struct Begun {
     loads: Vec<Load>,
-    intent: Intent,
+    pub(crate) intent: Intent,
     /// The commit at its end; `None`: a part of a transaction.
     commit: Option<Commit>,
+    /// Parts that were staged before it.
+    parts: u32,
+}
+
+impl Begun {
+    /// The table whose rows that error is about.
+    fn culprit(&self, error: &Error) -> Option<TableName> {
+        let (_, target) = error.context.iter().find(|(k, _)| k == "table" && error.kind.is_about_a_table())?;
+        let load = self.loads.iter().find(|l| l.target.to_string() == *target)?;
+        Some(load.rows.schema.name.clone())
+    }
+
+    /// Where a table that it cannot write stopped; `None`: somewhere in a transaction in parts.
+    pub(crate) fn parked(&self) -> Option<Parked> {
+        let whole = self.commit.is_some() && self.parts == 0;
+        whole.then(|| Parked { from: self.intent.from.clone(), to: self.intent.to.clone() })
+    }
 }
 
 /// What a flush is about to write.
@@ -93,27 +115,8 @@ pub(crate) struct Prepared {
 pub(crate) enum Flushed {
     /// Everything is written; the lane's position has moved, or a part is staged.
     Done,
-    /// The sink refuses the rows of a table; the rest is to be written without it.
-    Refused(Box<Refused>),
-}
-
-/// A table whose rows the sink refuses.
-pub(crate) struct Refused {
-    pub(crate) table: TableName,
-    pub(crate) error: Error,
-    /// Where it stopped; `None`: somewhere in a transaction in parts.
-    pub(crate) parked: Option<Parked>,
-    /// The label of its load: an earlier try may still be on its way.
-    pub(crate) label: Option<Label>,
-    pub(crate) rest: Rest,
-}
-
-/// A flush without the table that the sink refused.
-pub(crate) struct Rest {
-    loads: Vec<Load>,
-    intent: Intent,
-    commit: Option<Commit>,
-    parts: u32,
+    /// The sink refuses the rows of this table.
+    Refused(TableName, Error, Box<Begun>),
 }
 
 /// A running lane.
@@ -243,11 +246,12 @@ impl Lane {
     }
 
     /// Whether more may be read: the buffer has room.
-    pub(crate) fn wants_events(&self, options: &JobOptions) -> bool {
+    pub(crate) fn wants_events(&self, context: &Context) -> bool {
+        let options = &context.spec.options;
         let full = self.buffer.is_full(options.max_rows, options.max_bytes);
-        let waits = match self.replay() {
-            Some(_) => self.buffer.is_open() && !self.buffer.has_rows(),
-            None => self.buffer.is_ready() || self.buffer.is_open(),
+        let waits = match self.replaying {
+            true => self.replays_in_parts(&context.rules),
+            false => self.buffer.is_ready() || self.buffer.is_open(),
         };
         self.events.is_some() && !self.complete && !(full && waits)
     }
@@ -294,10 +298,17 @@ impl Lane {
         let options = &context.spec.options;
         let full = self.buffer.is_full(options.max_rows, options.max_bytes);
         if self.replaying {
-            return self.complete || full && self.buffer.is_open() && !self.buffer.has_rows();
+            return self.complete || full && self.replays_in_parts(&context.rules);
         }
         let old = self.since.is_none_or(|t| Instant::now() >= t + age(options));
         self.buffer.is_ready() && (old || full || hurry) || full && self.buffer.is_open()
+    }
+
+    /// What went out whole is replayed whole, whatever the limits are now: some of its loads may be in the sink, and
+    /// under other labels they would be written again.
+    fn replays_in_parts(&self, rules: &Rules) -> bool {
+        let whole = self.part.is_none() && rules.replay_whole;
+        !whole && self.buffer.is_open() && !self.buffer.has_rows()
     }
 
     /// Takes what is complete out of the buffer, or else a part of a transaction that is too large for it, folds it
@@ -392,6 +403,7 @@ impl Lane {
         };
         let (store, sink, progress) = (context.store.clone(), Arc::clone(&context.sink), Arc::clone(&context.progress));
         let (label, written) = (intent.label.clone(), loads.clone());
+        let flush = Begun { loads, intent, commit, parts: self.parts };
         let task = Task::spawn(async move {
             store.commit(change).await?;
             with_retries(
@@ -405,7 +417,7 @@ impl Lane {
             )
             .await
         });
-        self.flushing = Some(Flushing { task, loads, intent, commit });
+        self.flushing = Some(Flushing { task, flush });
     }
 
     fn intent(&self, context: &Context, to: &Position, label: Label, loads: &[Load]) -> Intent {
@@ -441,17 +453,26 @@ impl Lane {
         flush_end(self.flushing.as_mut().map(|f| &mut f.task)).await
     }
 
-    /// A flush has ended. When rows of one table cannot be written, the rest is written without them.
+    /// A flush has ended.
     ///
     /// # Errors
     /// When no table is to blame.
     pub(crate) fn flushed(&mut self, context: &Context, result: Result<()>) -> Result<Flushed> {
-        let Some(done) = self.flushing.take() else { return Ok(Flushed::Done) };
-        self.stored = done.intent.from.clone();
-        if let Err(error) = result {
-            return self.without_the_culprit(done, error);
+        let Some(Flushing { flush, .. }) = self.flushing.take() else { return Ok(Flushed::Done) };
+        self.stored = flush.intent.from.clone();
+        let Err(error) = result else {
+            self.written(context, &flush);
+            return Ok(Flushed::Done);
+        };
+        match flush.culprit(&error) {
+            Some(table) => Ok(Flushed::Refused(table, error, Box::new(flush))),
+            None => Err(error),
         }
-        for load in &done.loads {
+    }
+
+    /// That flush is in the sink.
+    pub(crate) fn written(&mut self, context: &Context, flush: &Begun) {
+        for load in &flush.loads {
             let rows = load.rows.rows.num_rows() as u64;
             context.progress.table(&load.rows.schema.name, |t| t.changes += rows);
             context.progress.job(|s| s.changes += rows);
@@ -462,37 +483,21 @@ impl Lane {
                 (s.state, s.error) = (JobState::Streaming, None);
             }
         });
-        match &done.commit {
+        match &flush.commit {
             Some(commit) => {
                 self.parts = 0;
                 self.reached(context, commit);
             }
             None => self.parts += 1,
         }
-        Ok(Flushed::Done)
     }
 
-    fn without_the_culprit(&mut self, done: Flushing, error: Error) -> Result<Flushed> {
-        let named = error.context.iter().find(|(k, _)| k == "table").map(|(_, v)| v.clone());
-        let culprit =
-            done.loads.iter().find(|l| Some(l.target.to_string()) == named).map(|l| l.rows.schema.name.clone());
-        let Some(culprit) = culprit.filter(|_| error.kind.is_about_a_table()) else { return Err(error) };
-        self.leave(&culprit);
-        let whole = done.commit.is_some() && self.parts == 0;
-        let parked = whole.then(|| Parked { from: done.intent.from.clone(), to: done.intent.to.clone() });
-        let label = done.loads.iter().find(|l| l.rows.schema.name == culprit).map(|l| l.label.clone());
-        let mut loads = done.loads;
-        loads.retain(|l| l.rows.schema.name != culprit);
-        let mut intent = done.intent;
-        intent.loads.retain(|l| l.table != culprit);
-        let rest = Rest { loads, intent, commit: done.commit, parts: self.parts };
-        Ok(Flushed::Refused(Box::new(Refused { table: culprit, error, parked, label, rest })))
-    }
-
-    /// Writes what is left of a flush. Only once the store knows that the other table is out: it would be taken for
-    /// written with the rest.
-    pub(crate) fn write_rest(&mut self, context: &Context, rest: Rest) {
-        let Rest { loads, intent, commit, parts } = rest;
+    /// Writes what is left of a flush without that table. Only once the store knows that the table is out: it would be
+    /// taken for written with the rest.
+    pub(crate) fn write_without(&mut self, context: &Context, refused: &TableName, flush: Begun) {
+        let Begun { mut loads, mut intent, commit, parts } = flush;
+        loads.retain(|l| l.rows.schema.name != *refused);
+        intent.loads.retain(|l| l.table != *refused);
         match commit {
             // The transaction is read again, without the table.
             commit if parts != self.parts => self.intent = self.intent.take().filter(|_| commit.is_none()),

@@ -399,6 +399,7 @@ const RULES: &[Break] = &[
     ("acknowledge_lowest", |r| r.acknowledge_lowest = false),
     ("part_labels", |r| r.part_labels = false),
     ("note_parts", |r| r.note_parts = false),
+    ("replay_whole", |r| r.replay_whole = false),
     ("settle_refused", |r| r.settle_refused = false),
     ("forgotten", |r| r.forgotten = false),
     ("incarnations", |r| r.incarnations = false),
