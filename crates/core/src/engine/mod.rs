@@ -188,8 +188,18 @@ impl Engine {
         self.store.commit(change).await
     }
 
+    /// The record of a job that is not being dropped.
+    fn record(&self, name: &str) -> Result<JobRecord> {
+        let record = self.store.job(name)?.ok_or_else(|| self.no_job(name))?;
+        match record.desired {
+            Desired::Dropped => Err(Error::not_found(format!("the job {name} is being dropped"))
+                .hint("the next start of Freshet finishes that; then create it again")),
+            _ => Ok(record),
+        }
+    }
+
     async fn set_desired(&self, name: &str, desired: Desired) -> Result<JobRecord> {
-        let mut record = self.store.job(name)?.ok_or_else(|| self.no_job(name))?;
+        let mut record = self.record(name)?;
         record.desired = desired;
         record.failed = None;
         let mut change = Change::new();
@@ -256,7 +266,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`.
     pub async fn mark_resynced(&self, job: &str) -> Result<JobRecord> {
-        let mut record = self.store.job(job)?.ok_or_else(|| self.no_job(job))?;
+        let mut record = self.record(job)?;
         let name = record.spec.name.clone();
         let mut ledger = self.store.ledger(&name)?;
         ledger.doubts = self.doubts(&record)?;
@@ -308,9 +318,31 @@ impl Engine {
     /// `NotFound`.
     pub async fn drop_job(&self, name: &str) -> Result<()> {
         let _turn = self.turn().await?;
-        let record = self.store.job(name)?.ok_or_else(|| self.no_job(name))?;
+        let mut record = self.store.job(name)?.ok_or_else(|| self.no_job(name))?;
         self.end(name).await;
-        if let Err(error) = self.clean_up(&record).await {
+        // Durable before anything is removed: what is left of the job cannot go on.
+        record.desired = Desired::Dropped;
+        let mut change = Change::new();
+        change.job(&record);
+        self.store.commit(change).await?;
+        self.finish_drop(&record).await
+    }
+
+    /// Finishes what a process that ended was dropping. Call before anything else looks at the jobs.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn finish_drops(&self) -> Result<()> {
+        let _turn = self.turn().await?;
+        for record in self.store.jobs()?.into_iter().filter(|r| r.desired == Desired::Dropped) {
+            self.finish_drop(&record).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_drop(&self, record: &JobRecord) -> Result<()> {
+        let name = record.spec.name.as_str();
+        if let Err(error) = self.clean_up(record).await {
             tracing::warn!(job = name, "tables of unfinished copies may be left: {}", error.line());
         }
         let mut change = Change::new();
@@ -442,6 +474,7 @@ impl Engine {
             tables.push(status);
         }
         let state = match (record.desired, &record.failed) {
+            (Desired::Dropped, _) => JobState::Dropping,
             (Desired::Paused, _) => JobState::Paused,
             (Desired::Running, Some(_)) => JobState::Failed,
             (Desired::Running, None) => JobState::Stopped,

@@ -284,6 +284,10 @@ impl Job {
         plan.tables.remove(&name);
         plan.schemas.remove(&name);
         give_up_copy(&mut record, &mut plan.ledger);
+        // What was read of it ahead may be of another table, which has this name by now.
+        if matches!(record.state, TableState::CatchingUp { .. }) {
+            record.state = TableState::Away;
+        }
         if !self.context.spec.tables.matches(to) {
             plan.ledger.left.extend(record.created.then_some(record.target));
             return Ok(Vec::new());

@@ -27,6 +27,8 @@ pub enum JobState {
     Failed,
     /// Not running, because no process runs it.
     Stopped,
+    /// Being dropped; the next start finishes it.
+    Dropping,
 }
 
 impl std::fmt::Display for JobState {

@@ -17,6 +17,8 @@ pub enum Desired {
     Running,
     /// Stand still until resumed.
     Paused,
+    /// Be gone: its unfinished copies are being removed.
+    Dropped,
 }
 
 /// A job.

@@ -141,6 +141,7 @@ impl Sim {
         runtime.block_on(async {
             let engine = self.engine();
             let run = async {
+                engine.finish_drops().await.expect("the store is in memory");
                 if self.faults.chance(anew) && self.store.job(JOB).expect("readable").is_some() {
                     self.begin_anew(&engine).await;
                 }

@@ -54,6 +54,7 @@ impl Node {
             .await
             .map_err(|e| in_use(e, data))?;
         let engine = Engine::with_store(store, connectors(Arc::clone(&warehouse)), Rules::default());
+        engine.finish_drops().await?;
         let system = Arc::new(system::Jobs(Arc::clone(&engine)));
         let defaults = SqlOptions::default();
         let limits = SqlOptions { memory: query_memory.unwrap_or(defaults.memory), ..defaults };

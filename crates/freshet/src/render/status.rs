@@ -11,7 +11,7 @@ pub(crate) fn job(status: &JobStatus, style: Style) -> String {
     let state = status.state.to_string();
     let state = match status.state {
         JobState::Streaming | JobState::Copying | JobState::Starting => style.green(&state),
-        JobState::Retrying | JobState::Paused | JobState::Stopped => style.yellow(&state),
+        JobState::Retrying | JobState::Paused | JobState::Stopped | JobState::Dropping => style.yellow(&state),
         JobState::Failed => style.red(&state),
     };
     let mut out = format!("{}  {state}  {} → {}\n", style.bold(&status.name), status.source, status.sink);
