@@ -73,7 +73,9 @@ pub struct ChangesRequest {
     pub pattern: TablePattern,
     /// Where to begin.
     pub from: Position,
-    /// If given, a [`Event::Commit`] is emitted at exactly this position: the end of an intent that is replayed.
+    /// If given, an [`Event::Commit`] is emitted at exactly this position: the end of an intent that is replayed, or of a
+    /// pass of the catch-up lane. A log with another order (behind a failover) may not have it: then one is emitted as
+    /// soon as the position is no longer before it.
     pub stop: Option<Position>,
     /// The lane that reads; a source that must tell its readers apart (MySQL's server id) derives that from it.
     pub lane: u32,

@@ -6,6 +6,7 @@
 //! copy, tables that appear later, `resync` (which fills a shadow while the main lane feeds the old contents) and
 //! suspended tables that go on.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -333,17 +334,17 @@ impl Job {
             side.took = side.began.elapsed();
             side.passes += 1;
         }
+        if self.members().is_empty() {
+            return self.end_round(Vec::new()).await;
+        }
         self.settle_parts(MAIN + 1).await?;
+        let members = self.members();
         let Some(side) = &self.side else { return Ok(()) };
         if let Some(to) = side.lane.replay().map(|i| i.to.clone()) {
             return self.pass(to).await;
         }
         let position = side.lane.position.clone();
         let (passes, took) = (side.passes, side.took);
-        let members: Vec<TableRecord> = self.members();
-        if members.is_empty() {
-            return self.end_round(Vec::new()).await;
-        }
         let live = |t: &TableRecord| match &t.copy {
             Some(CopyRecord { phase: Phase::CatchingUp { high }, .. }) => {
                 context.reached(&self.main.position, high) || !context.rules.join_live
@@ -435,9 +436,13 @@ impl Job {
         match event {
             Event::Rows(batch) => side.lane.push(batch),
             Event::Commit(commit) => {
-                let end = side.stop.as_ref().is_some_and(|stop| context.reached(&commit.position, stop));
+                let Some(stop) = &side.stop else { return Ok(()) };
+                let order = context.source.compare(&commit.position, stop);
+                if !matches!(order, Some(Ordering::Less | Ordering::Equal)) && context.rules.astray {
+                    return self.round_anew().await;
+                }
                 side.lane.commit(&context, commit);
-                if end {
+                if matches!(order, Some(Ordering::Equal | Ordering::Greater)) {
                     side.lane.events = None;
                 }
             }
@@ -446,6 +451,18 @@ impl Job {
             Event::Suspend { table, error } => {
                 self.suspend(&table, error, None).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// The log has another order than what the main lane has read, because another server's is read now: these tables
+    /// cannot be brought to where it stands, and are copied again.
+    async fn round_anew(&mut self) -> Result<()> {
+        for table in self.members() {
+            self.resync(&table.name).await?;
+        }
+        if let Some(side) = &mut self.side {
+            side.restart();
         }
         Ok(())
     }

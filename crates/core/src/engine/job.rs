@@ -100,6 +100,8 @@ pub struct Rules {
     pub part_labels: bool,
     /// Tables of which parts were sent are not taken for equal before the lane has passed them.
     pub note_parts: bool,
+    /// What the order of another server's log does not let replay, or catch up with, is done anew.
+    pub astray: bool,
     /// What went out whole is replayed whole, whatever the limits are.
     pub replay_whole: bool,
     /// A flush that the sink refuses is settled before its table goes on.
@@ -133,6 +135,7 @@ impl Default for Rules {
             acknowledge_lowest: true,
             part_labels: true,
             note_parts: true,
+            astray: true,
             replay_whole: true,
             settle_refused: true,
             forgotten: true,
@@ -441,6 +444,16 @@ impl Job {
         context.store.commit(change).await
     }
 
+    /// The log has another order than when the main lane's intent was stored, because another server's is read now: it
+    /// cannot be replayed with its boundaries.
+    async fn replay_anew(&mut self) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        self.distrust(MAIN).await?;
+        self.main.give_up_replay();
+        self.main.store(&context, Change::new()).await?;
+        self.open_main().await
+    }
+
     async fn settle_doubts(&mut self) -> Result<()> {
         if self.ledger.doubts.is_empty() {
             return Ok(());
@@ -660,7 +673,12 @@ impl Job {
     async fn main_event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Rows(batch) => self.main.push(batch),
-            Event::Commit(commit) => self.main.commit(&self.context, commit),
+            Event::Commit(commit) => {
+                self.main.commit(&self.context, commit);
+                if self.main.astray && self.context.rules.astray {
+                    self.replay_anew().await?;
+                }
+            }
             Event::Schema(change) => {
                 // Contract: the event behind a schema change is the commit behind it.
                 let next = match &mut self.main.events {

@@ -135,6 +135,8 @@ pub(crate) struct Lane {
     replaying: bool,
     /// Everything that the replayed intent covers is in the buffer.
     complete: bool,
+    /// More than that is: the log has another order than when the intent was stored.
+    pub(crate) astray: bool,
     /// Parts were sent of the transaction behind the position, in this reading or one before: the labels of whatever
     /// repeats them must be new.
     part: Option<Intent>,
@@ -162,6 +164,7 @@ impl Lane {
             ddl: record.ddl,
             replaying: record.intent.is_some(),
             complete: false,
+            astray: false,
             intent: record.intent,
             part: record.part,
             part_noted: false,
@@ -242,7 +245,13 @@ impl Lane {
     pub(crate) fn close(&mut self) {
         self.events = None;
         self.buffer = Buffer::default();
-        (self.since, self.parts, self.complete) = (None, 0, false);
+        (self.since, self.parts, self.complete, self.astray) = (None, 0, false, false);
+    }
+
+    /// Lets the intent of the last run go; what its flush would have written is read again.
+    pub(crate) fn give_up_replay(&mut self) {
+        self.close();
+        (self.intent, self.replaying) = (None, false);
     }
 
     /// Whether more may be read: the buffer has room.
@@ -263,7 +272,11 @@ impl Lane {
     }
 
     pub(crate) fn commit(&mut self, context: &Context, commit: Commit) {
-        self.complete = self.replay().is_some_and(|intent| context.same(&commit.position, &intent.to));
+        if let Some(intent) = self.replay() {
+            let order = context.source.compare(&commit.position, &intent.to);
+            self.complete = order == Some(Ordering::Equal);
+            self.astray = !matches!(order, Some(Ordering::Less | Ordering::Equal));
+        }
         self.buffer.commit(commit);
         if self.buffer.has_rows() || self.parts > 0 {
             self.since.get_or_insert_with(Instant::now);

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod faults;
+mod log;
 mod sink;
 mod source;
 mod world;
@@ -24,8 +25,9 @@ use freshet_core::store::{CopyRecord, Phase, Probe, Store, TableRecord, TableSta
 use freshet_core::{Label, Sink, Source, TablePattern};
 
 use faults::Faults;
+use log::Set;
 use sink::{ModelSink, State};
-use source::{ModelSource, number};
+use source::ModelSource;
 use world::World;
 
 const JOB: &str = "sim";
@@ -133,6 +135,7 @@ impl Sim {
             target_database: None,
             options: limits,
         };
+        self.fail_over();
         self.sink.state.lock().unwrap().restart();
         if self.faults.chance(forget) {
             self.faults.log(|| "the sink forgets".into());
@@ -178,6 +181,16 @@ impl Sim {
                 finished = run => finished,
             }
         })
+    }
+
+    /// Another server may answer from now on.
+    fn fail_over(&self) {
+        let mut world = self.world.lock().unwrap();
+        if world.shape.servers > 1 && self.faults.chance(world.shape.failover) {
+            world.fail_over();
+            let order: Vec<_> = world.ids.iter().map(|id| format!("{}:{}", id.server, id.number)).collect();
+            self.faults.log(|| format!("failover: {}", order.join(" ")));
+        }
     }
 
     /// A person is not content with the job.
@@ -230,7 +243,7 @@ impl Sim {
             }
             let (finished, end) = {
                 let world = self.world.lock().unwrap();
-                (world.is_finished(), world.log.len())
+                (world.is_finished(), world.end())
             };
             let reject = self.world.lock().unwrap().shape.reject;
             if self.faults.chance(reject) {
@@ -262,7 +275,7 @@ impl Sim {
             let done = |t: &TableRecord| t.state == TableState::Live && t.copy.is_none();
             let ledger = self.store.ledger(JOB).expect("readable");
             let clean = ledger.garbage.is_empty() && ledger.side.is_none();
-            if finished && settled && clean && number(&lane.position) == end && tables.iter().all(done) {
+            if finished && settled && clean && Set::of(&lane.position) == end && tables.iter().all(done) {
                 return;
             }
         }
@@ -333,32 +346,35 @@ fn compare(store: &Store, world: &Mutex<World>, sink: &ModelSink, found: &Mutex<
         // While a flush is under way, the sink is somewhere between two positions; so it is in the middle of a
         // transaction where parts cannot be staged.
         let begun = [&lane.intent, &lane.part].into_iter().flatten().any(|i| !found.begun.insert(i.label.clone()));
-        let at = number(&lane.position);
+        let at = Set::of(&lane.position);
+        let held = |position| at.holds(Set::of(position));
+        let state_at = world.state(at);
         if begun || lane.part.is_some() && !sink.atomic {
             continue;
         }
         let mut difference = None;
         let mut differs = |what: String| {
-            difference.get_or_insert(format!("at position {at} of {}: {what}", if in_main { "main" } else { "side" }));
+            let lane = if in_main { "main" } else { "side" };
+            difference.get_or_insert(format!("at position {} of {lane}: {what}", at.position()));
         };
         if in_main {
             let known: BTreeSet<_> = tables.iter().map(|t| t.name.clone()).collect();
-            for name in world.states[at].keys().filter(|n| n.database == "shop" && !known.contains(n)) {
+            for name in state_at.keys().filter(|n| n.database == "shop" && !known.contains(n)) {
                 differs(format!("the source has {name}, the job does not know it"));
             }
         }
         for table in &tables {
             let target = match (&table.state, &table.copy) {
                 (TableState::Live, _) if in_main => &table.target,
-                (TableState::CatchingUp { high }, _) if in_main && number(high) <= at => &table.target,
+                (TableState::CatchingUp { high }, _) if in_main && held(high) => &table.target,
                 (_, Some(CopyRecord { phase: Phase::CatchingUp { high }, into, start, .. }))
-                    if !in_main && number(high) <= at && number(start) <= at =>
+                    if !in_main && held(high) && held(start) =>
                 {
                     into
                 }
                 _ => continue,
             };
-            let (source, sink) = (world.states[at].get(&table.name), state.tables.get(target));
+            let (source, sink) = (state_at.get(&table.name), state.tables.get(target));
             let (source, sink) = (source.map(world::Table::shown), sink.map(world::Table::shown));
             if source != sink {
                 let rows = |shown: &Option<String>| -> Vec<String> {
@@ -400,6 +416,7 @@ const RULES: &[Break] = &[
     ("acknowledge_lowest", |r| r.acknowledge_lowest = false),
     ("part_labels", |r| r.part_labels = false),
     ("note_parts", |r| r.note_parts = false),
+    ("astray", |r| r.astray = false),
     ("replay_whole", |r| r.replay_whole = false),
     ("settle_refused", |r| r.settle_refused = false),
     ("forgotten", |r| r.forgotten = false),

@@ -1,4 +1,4 @@
-//! The world as a `Source`: positions are counts of log entries.
+//! The world as a `Source`.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, VecDeque};
@@ -16,18 +16,15 @@ use freshet_core::{
 };
 
 use crate::faults::Faults;
+use crate::log::Set;
 use crate::world::{Entry, Table, World, copy_batch};
 
 pub struct ModelSource {
     pub world: Arc<Mutex<World>>,
     pub faults: Faults,
-    pub acknowledged: Arc<Mutex<usize>>,
+    pub acknowledged: Arc<Mutex<Set>>,
     /// A suspended table was continued: for those alone the log is not kept.
     pub continued: Arc<AtomicBool>,
-}
-
-pub fn number(position: &Position) -> usize {
-    position.commit.parse().expect("the model's own position")
 }
 
 #[async_trait]
@@ -46,15 +43,15 @@ impl Source for ModelSource {
     async fn begin(&self, wanted: &TablePattern) -> Result<CopyStart> {
         self.faults.point("begin").await;
         let world = self.world.lock().unwrap();
-        let low = world.log.len();
         let found = |t: &crate::world::Table| Discovered {
             name: t.schema.name.clone(),
             schema: Ok(t.schema.clone()),
             rows: Some(t.rows.len() as u64),
             bytes: None,
         };
-        let tables = world.states[low].values().filter(|t| wanted.matches(&t.schema.name)).map(found).collect();
-        Ok(CopyStart { low: Position::at(low.to_string()), tables })
+        let all = world.states.last().expect("never empty").values();
+        let tables = all.filter(|t| wanted.matches(&t.schema.name)).map(found).collect();
+        Ok(CopyStart { low: world.end().position(), tables })
     }
 
     async fn splits(&self, table: &TableSchema, _: u64) -> Result<Vec<Split>> {
@@ -100,7 +97,7 @@ impl Source for ModelSource {
         let rows: Vec<_> = found.bag.iter().flat_map(|(r, n)| std::iter::repeat_n(r.clone(), *n)).collect();
         self.faults.log(|| format!("cut {} at {}: {rows:?}", table.name, world.visible));
         let batches = rows.chunks(3).map(|c| copy_batch(table, c)).collect();
-        let at = Position::at(world.visible.to_string());
+        let at = world.set(world.visible).position();
         Ok(Cut { at, rows: Box::new(Rows { batches, faults: self.faults.clone() }) })
     }
 
@@ -117,39 +114,40 @@ impl Source for ModelSource {
 
     async fn end(&self, _: Option<&Position>) -> Result<LogEnd> {
         self.faults.point("end").await;
-        let end = self.world.lock().unwrap().log.len();
-        Ok(LogEnd { position: Position::at(end.to_string()), bytes_behind: None })
+        Ok(LogEnd { position: self.world.lock().unwrap().end().position(), bytes_behind: None })
     }
 
     async fn changes(&self, request: ChangesRequest) -> Result<Box<dyn ChangeStream>> {
         self.faults.point("changes").await;
-        let from = number(&request.from);
+        let from = Set::of(&request.from);
         let purged = *self.acknowledged.lock().unwrap();
-        if from < purged {
+        if !from.holds(purged) {
             let parked = request.lane > 0 && self.continued.load(std::sync::atomic::Ordering::SeqCst);
             assert!(parked, "the log is read below what was acknowledged");
-            return Err(Error::source_state(format!("the log is purged up to {purged}")));
+            return Err(Error::source_state(format!("the log is purged up to {}", purged.position())));
         }
         Ok(Box::new(Changes {
             world: Arc::clone(&self.world),
             faults: self.faults.clone(),
+            from,
             at: from,
+            next: 0,
             followed: request.tables.iter().map(|t| t.name.clone()).collect(),
             watched: request.watched.iter().map(|t| t.name.clone()).collect(),
             pattern: request.pattern,
-            stop: request.stop.as_ref().map(number),
+            stop: request.stop.as_ref().map(Set::of),
             ready: VecDeque::new(),
         }))
     }
 
     async fn acknowledge(&self, upto: &Position) -> Result<()> {
-        *self.acknowledged.lock().unwrap() = number(upto);
+        *self.acknowledged.lock().unwrap() = Set::of(upto);
         self.faults.point("acknowledge").await;
         Ok(())
     }
 
     fn compare(&self, a: &Position, b: &Position) -> Option<Ordering> {
-        Some(number(a).cmp(&number(b)))
+        Set::of(a).partial_cmp(&Set::of(b))
     }
 
     async fn text(&self, _: &Arc<TableSchema>, _: &KeyRange) -> Result<Box<dyn BatchStream>> {
@@ -160,7 +158,8 @@ impl Source for ModelSource {
 impl ModelSource {
     /// A SELECT sees a transaction only some time after it stands in the log.
     async fn until_visible(&self, low: &Position) {
-        while self.world.lock().unwrap().visible < number(low) {
+        let is_visible = |world: &World| world.set(world.visible).holds(Set::of(low));
+        while !is_visible(&self.world.lock().unwrap()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -188,11 +187,15 @@ impl BatchStream for Rows {
 struct Changes {
     world: Arc<Mutex<World>>,
     faults: Faults,
-    at: usize,
+    /// Where it began, and what it has come to.
+    from: Set,
+    at: Set,
+    /// The entry that is looked at next.
+    next: usize,
     followed: BTreeSet<TableName>,
     watched: BTreeSet<TableName>,
     pattern: TablePattern,
-    stop: Option<usize>,
+    stop: Option<Set>,
     ready: VecDeque<Event>,
 }
 
@@ -228,25 +231,33 @@ impl Changes {
     fn gather(&mut self) {
         let world = Arc::clone(&self.world);
         let world = world.lock().unwrap();
-        if self.at >= world.log.len() {
+        self.next = (self.next..world.log.len()).find(|e| !world.is_in(*e, self.from)).unwrap_or(world.log.len());
+        if self.next == world.log.len() {
             return;
         }
-        let first = self.at;
-        if let Entry::Schema(change) = world.log[first].clone() {
+        let mut taken = Vec::new();
+        if let Entry::Schema(change) = world.log[self.next].clone() {
             let steps = change.steps.into_iter().filter(|(name, step)| self.follow(name, step)).collect::<Vec<_>>();
             if !steps.is_empty() {
                 self.ready.push_back(Event::Schema(SchemaChange { steps, ..change }));
             }
-            self.at += 1;
+            self.at = world.with(self.at, self.next);
+            taken.push(self.next);
+            self.next += 1;
         } else {
-            let most = first + 1 + self.faults.number(6);
-            while self.at < world.log.len().min(most)
-                && matches!(world.log[self.at], Entry::Rows(_))
-                && (self.at == first || Some(self.at) != self.stop)
+            let most = 1 + self.faults.number(6);
+            while self.next < world.log.len()
+                && taken.len() < most
+                && matches!(world.log[self.next], Entry::Rows(_))
+                && (taken.is_empty() || self.is_before_stop())
             {
-                self.at += 1;
+                if !world.is_in(self.next, self.from) {
+                    self.at = world.with(self.at, self.next);
+                    taken.push(self.next);
+                }
+                self.next += 1;
             }
-            for batch in world.batches(first..self.at) {
+            for batch in world.batches(&taken) {
                 if !self.followed.contains(&batch.schema.name) {
                     continue;
                 }
@@ -263,8 +274,12 @@ impl Changes {
                 }
             }
         }
-        let position = Position::at(self.at.to_string());
-        self.ready.push_back(Event::Commit(Commit { position, time_ms: None, transactions: (self.at - first) as u64 }));
+        let transactions = taken.len() as u64;
+        self.ready.push_back(Event::Commit(Commit { position: self.at.position(), time_ms: None, transactions }));
+    }
+
+    fn is_before_stop(&self) -> bool {
+        self.stop.is_none_or(|stop| self.at.partial_cmp(&stop) == Some(Ordering::Less))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::log::Id;
 use arrow::array::{ArrayRef, Int8Array, Int64Array, RecordBatch};
 use arrow::datatypes::Schema;
 use fastrand::Rng;
@@ -51,6 +52,20 @@ impl Table {
             self.bag.remove(row);
         }
         true
+    }
+
+    pub fn apply(&mut self, what: &What) {
+        let key = |row: &Row, schema: &TableSchema| row[schema.index_of("k").expect("k stays")].expect("not NULL");
+        match what {
+            What::Upsert(row, _) => drop(self.rows.insert(key(row, &self.schema), row.clone())),
+            What::Delete(key) => drop(self.rows.remove(key)),
+            What::Move(from, row, _) => {
+                self.rows.remove(from);
+                self.rows.insert(key(row, &self.schema), row.clone());
+            }
+            What::Add(row) => self.add(row.clone()),
+            What::Remove(row) => assert!(self.remove(row), "there is no such row"),
+        }
     }
 
     /// Applies a column change to schema and rows; `fill` is what a new column gets.
@@ -164,6 +179,9 @@ pub struct Shape {
     /// How often the sink forgets labels, and a person lets the job begin anew or creates another, at a start.
     pub forget: f64,
     pub anew: f64,
+    /// How many servers number the transactions, and how often another one is followed at a start.
+    pub servers: usize,
+    pub failover: f64,
 }
 
 impl Shape {
@@ -186,6 +204,8 @@ impl Shape {
             slow_ms: pick(&[0.0, 5.0, 60.0]) as u64,
             forget: pick(&[0.0, 0.0, 0.2]),
             anew: pick(&[0.0, 0.0, 0.05]),
+            servers: pick(&[1.0, 1.0, 2.0]) as usize,
+            failover: pick(&[0.3, 0.9]),
         }
     }
 }
@@ -195,6 +215,8 @@ pub struct World {
     pub rng: Rng,
     pub shape: Shape,
     pub log: Vec<Entry>,
+    /// What its entries are called.
+    pub ids: Vec<Id>,
     /// State behind so many entries.
     pub states: Vec<BTreeMap<TableName, Table>>,
     /// So many entries does a SELECT see.
@@ -226,7 +248,7 @@ impl World {
     pub fn new(mut rng: Rng) -> World {
         let shape = Shape::draw(&mut rng);
         let mut world =
-            World { rng, shape, log: Vec::new(), states: Vec::new(), visible: 0, copied_at: None, counter: 0 };
+            World { rng, shape, log: vec![], ids: vec![], states: vec![], visible: 0, copied_at: None, counter: 0 };
         let mut tables = BTreeMap::new();
         for name in ["a", "b", "c"] {
             let keyed = name != "c" || !world.shape.keyless;
@@ -270,17 +292,21 @@ impl World {
     /// Commits one more entry.
     pub fn write(&mut self) {
         let mut state = self.states.last().expect("never empty").clone();
+        let server = self.rng.usize(..self.shape.servers);
         let entry = match self.rng.f64() < self.shape.ddl {
             true => self.schema_change(&mut state).map(Entry::Schema),
             false => None,
         };
-        let entry = entry.unwrap_or_else(|| Entry::Rows(self.transaction(&mut state)));
+        let entry = entry.unwrap_or_else(|| Entry::Rows(self.transaction(server, &mut state)));
+        self.ids.push(Id { server, number: self.end().0[server] + 1 });
         self.log.push(entry);
         self.states.push(state);
     }
 
-    fn transaction(&mut self, state: &mut BTreeMap<TableName, Table>) -> Vec<Op> {
-        let names: Vec<_> = state.keys().cloned().collect();
+    /// With two servers each has its own tables.
+    fn transaction(&mut self, server: usize, state: &mut BTreeMap<TableName, Table>) -> Vec<Op> {
+        let of_server = |n: &&TableName| n.table.as_bytes()[0] as usize % self.shape.servers == server;
+        let names: Vec<_> = state.keys().filter(of_server).cloned().collect();
         if names.is_empty() {
             return Vec::new();
         }
@@ -447,10 +473,10 @@ impl World {
     }
 
     /// The rows of entries as the source decodes them: per table in order, a batch per schema and set of columns.
-    pub fn batches(&self, entries: std::ops::Range<usize>) -> Vec<ChangeBatch> {
+    pub fn batches(&self, entries: &[usize]) -> Vec<ChangeBatch> {
         let mut by_table: BTreeMap<TableName, Vec<&Op>> = BTreeMap::new();
-        for entry in &self.log[entries] {
-            if let Entry::Rows(ops) = entry {
+        for entry in entries {
+            if let Entry::Rows(ops) = &self.log[*entry] {
                 for op in ops {
                     by_table.entry(op.table.clone()).or_default().push(op);
                 }

@@ -758,8 +758,7 @@ impl Log {
     // Handing out.
 
     fn is_at_stop(&self) -> bool {
-        let behind = |order| matches!(order, Some(Ordering::Equal | Ordering::Greater));
-        self.stop.as_ref().is_some_and(|(_, stop)| behind(self.position.compare(stop)))
+        self.stop.as_ref().is_some_and(|(_, stop)| self.position.compare(stop) != Some(Ordering::Less))
     }
 
     /// Hands everything out with the commit behind it. Between transactions only.
