@@ -335,3 +335,55 @@ pub(crate) async fn purged_while_paused(source: Source) {
     let bag = format!("SELECT COUNT(*) FROM {db}.bag");
     assert_eq!(sync.connect().await.query_first::<u64, _>(bag).await.unwrap(), Some(1));
 }
+
+/// A table whose target is out of the way is parked with the reason, the others go on; once its target is back,
+/// `resume JOB TABLE` lets it go on from there, a kill in between included.
+pub(crate) async fn refused_and_resumed(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("parked").await;
+    prepare_mark(&source, &db).await;
+    for table in ["gone", "other"] {
+        filled(&source, &db, table, 1_000).await;
+    }
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    let gone = format!("{db}.gone");
+    let early = sync.command(&["resume", "job", &gone]);
+    assert!(early.code != 0 && early.stderr.contains("not suspended"), "{early:?}");
+    let mut ours = sync.connect().await;
+    ours.query_drop(format!("ALTER TABLE {gone} RENAME aside")).await.unwrap();
+    let write = |n: u32| {
+        let change = |t: &str| {
+            format!(
+                "UPDATE {db}.{t} SET name = 'round {n}' WHERE id % 7 = {n};\nDELETE FROM {db}.{t} WHERE id % 97 = {n};\n\
+                 INSERT INTO {db}.{t} SELECT id + 10000 * ({n} + 1), name, amount, at, raw, ratio, small \
+                 FROM {db}.{t} WHERE id BETWEEN 100 AND 120"
+            )
+        };
+        format!("{};\n{}", change("gone"), change("other"))
+    };
+    source.run(&write(0)).await;
+    let start = Instant::now();
+    let parked = loop {
+        let status = sync.command(&["status", "job", "--json"]).json();
+        let tables = status["result"]["jobs"][0]["tables"].as_array().cloned().unwrap_or_default();
+        if let Some(parked) = tables.iter().find(|t| t["state"] == "suspended") {
+            break parked.to_string();
+        }
+        assert!(start.elapsed() < PATIENCE, "{status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(parked.contains("gone") && parked.contains("does not exist"), "{parked}");
+    source.run(&write(1)).await;
+    sync.caught_up(&source, &db).await;
+    freshet_tests::compare::assert_table(&mut source.connect().await, &mut ours, &db, "other").await;
+    sync.kill();
+    sync.spawn();
+    let mut ours = sync.connect().await;
+    ours.query_drop(format!("ALTER TABLE {db}.aside RENAME gone")).await.unwrap();
+    let answer = sync.command(&["resume", "job", &gone]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    source.run(&write(2)).await;
+    sync.caught_up(&source, &db).await;
+    assert_equal(&mut source.connect().await, &mut ours, &db).await;
+}

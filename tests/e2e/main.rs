@@ -63,6 +63,7 @@ on_both_servers! {
     lanes::a_large_transaction,
     lanes::repair,
     lanes::purged_while_paused,
+    lanes::refused_and_resumed,
     readme::readme,
     bad_input::wrong_password,
     bad_input::no_grant,

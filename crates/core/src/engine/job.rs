@@ -102,8 +102,6 @@ pub struct Rules {
     pub note_parts: bool,
     /// What the order of another server's log does not let replay, or catch up with, is done anew.
     pub astray: bool,
-    /// What went out whole is replayed whole, whatever the limits are.
-    pub replay_whole: bool,
     /// A flush that the sink refuses is settled before its table goes on.
     pub settle_refused: bool,
     /// Flushes that the sink has forgotten are not simply repeated.
@@ -136,7 +134,6 @@ impl Default for Rules {
             part_labels: true,
             note_parts: true,
             astray: true,
-            replay_whole: true,
             settle_refused: true,
             forgotten: true,
             incarnations: true,
@@ -553,8 +550,8 @@ impl Job {
         let timers = [self.main.timer(options), self.side.as_ref().and_then(|s| s.lane.timer(options))];
         let again = self.waits_for_nothing_in_particular().then(|| Instant::now() + LOOK_AGAIN);
         let timer = timers.into_iter().flatten().chain(again).min();
-        let main_wants = (!hold || self.main.replay().is_some()) && self.main.wants_events(&self.context);
-        let side_wants = self.side.as_ref().is_some_and(|s| s.lane.wants_events(&self.context));
+        let main_wants = (!hold || self.main.replay().is_some()) && self.main.wants_events(options);
+        let side_wants = self.side.as_ref().is_some_and(|s| s.lane.wants_events(options));
         let Job { main, side, pool, requests, control, .. } = self;
         let (mut main_events, main_flush) = main.parts_of(main_wants);
         let (mut side_events, side_flush) = match side {

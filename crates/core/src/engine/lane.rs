@@ -255,11 +255,10 @@ impl Lane {
     }
 
     /// Whether more may be read: the buffer has room.
-    pub(crate) fn wants_events(&self, context: &Context) -> bool {
-        let options = &context.spec.options;
+    pub(crate) fn wants_events(&self, options: &JobOptions) -> bool {
         let full = self.buffer.is_full(options.max_rows, options.max_bytes);
         let waits = match self.replaying {
-            true => self.replays_in_parts(&context.rules),
+            true => self.replays_in_parts(),
             false => self.buffer.is_ready() || self.buffer.is_open(),
         };
         self.events.is_some() && !self.complete && !(full && waits)
@@ -311,7 +310,7 @@ impl Lane {
         let options = &context.spec.options;
         let full = self.buffer.is_full(options.max_rows, options.max_bytes);
         if self.replaying {
-            return self.complete || full && self.replays_in_parts(&context.rules);
+            return self.complete || full && self.replays_in_parts();
         }
         let old = self.since.is_none_or(|t| Instant::now() >= t + age(options));
         self.buffer.is_ready() && (old || full || hurry) || full && self.buffer.is_open()
@@ -319,9 +318,8 @@ impl Lane {
 
     /// What went out whole is replayed whole, whatever the limits are now: some of its loads may be in the sink, and
     /// under other labels they would be written again.
-    fn replays_in_parts(&self, rules: &Rules) -> bool {
-        let whole = self.part.is_none() && rules.replay_whole;
-        !whole && self.buffer.is_open() && !self.buffer.has_rows()
+    fn replays_in_parts(&self) -> bool {
+        self.part.is_some() && self.buffer.is_open() && !self.buffer.has_rows()
     }
 
     /// Takes what is complete out of the buffer, or else a part of a transaction that is too large for it, folds it

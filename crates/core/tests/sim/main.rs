@@ -120,7 +120,7 @@ impl Sim {
             (world.shape.forget, world.shape.anew)
         };
         let limits = JobOptions {
-            max_rows: rng.usize(1..40),
+            max_rows: if rng.bool() { rng.usize(1..40) } else { rng.usize(1..200) },
             max_bytes: 1 << rng.u32(10..24),
             max_age_ms: rng.u64(0..30),
             copy_connections: rng.usize(1..4),
@@ -417,7 +417,6 @@ const RULES: &[Break] = &[
     ("part_labels", |r| r.part_labels = false),
     ("note_parts", |r| r.note_parts = false),
     ("astray", |r| r.astray = false),
-    ("replay_whole", |r| r.replay_whole = false),
     ("settle_refused", |r| r.settle_refused = false),
     ("forgotten", |r| r.forgotten = false),
     ("incarnations", |r| r.incarnations = false),

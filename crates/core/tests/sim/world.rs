@@ -194,7 +194,7 @@ impl Shape {
             keyless: pick(&[0.0, 1.0]) > 0.5 && atomic_sink,
             partial: pick(&[0.0, 1.0]) > 0.5,
             resync: pick(&[0.0, 0.005, 0.03]),
-            huge: pick(&[0.02, 0.15]),
+            huge: pick(&[0.02, 0.15, 0.4]),
             keys: pick(&[4.0, 12.0, 40.0]) as i64,
             write_ms: pick(&[1.0, 8.0, 40.0]) as u64,
             crash: pick(&[0.0, 0.01, 0.03, 0.08]),
