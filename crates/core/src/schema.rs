@@ -105,6 +105,10 @@ pub struct TableSchema {
     pub key: Vec<String>,
     /// Comment, empty without one.
     pub comment: String,
+    /// What new columns have that don't say it themselves (MySQL: the table's character set). Only the source that wrote
+    /// it reads it; empty: not known, or nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source_defaults: String,
 }
 
 impl TableSchema {
@@ -180,6 +184,8 @@ pub enum TableChange {
     SetColumnComment { name: String, comment: String },
     /// Another comment of the table.
     SetTableComment { comment: String },
+    /// Other [`TableSchema::source_defaults`]; nothing at a sink.
+    SetSourceDefaults { source_defaults: String },
     /// Another key; empty: none any more.
     ChangeKey { key: Vec<String> },
     /// Rows have other values from here on, which the log does not show (a new column whose default is computed for
@@ -261,6 +267,7 @@ impl TableSchema {
                 t.columns[at].comment.clone_from(comment);
             }
             TableChange::SetTableComment { comment } => t.comment.clone_from(comment),
+            TableChange::SetSourceDefaults { source_defaults } => t.source_defaults.clone_from(source_defaults),
             TableChange::ChangeKey { key } => t.key.clone_from(key),
             TableChange::Rewrite { .. } | TableChange::ReplaceBy { .. } => {}
         }

@@ -396,6 +396,7 @@ mod tests {
             columns: columns.iter().map(|(n, t, _)| Column::new(*n, t.clone())).collect(),
             key: vec!["k".into()],
             comment: String::new(),
+            source_defaults: String::new(),
         };
         let arrays = columns.into_iter().map(|(_, _, a)| a).collect();
         let rows = ChangeBatch::new(Arc::new(schema), arrays, Int8Array::from(vec![0; n])).unwrap();
@@ -467,6 +468,7 @@ mod tests {
             columns: columns.iter().map(|c| Column::new(*c, DataType::Int32)).collect(),
             key: key.iter().map(|k| (*k).to_string()).collect(),
             comment: String::new(),
+            source_defaults: String::new(),
         })
     }
 

@@ -22,6 +22,7 @@ fn load(number: i64) -> Load {
         ],
         key: vec!["id".into()],
         comment: String::new(),
+        source_defaults: String::new(),
     });
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(vec![number, number + 1])),

@@ -193,6 +193,7 @@ impl Shop {
             columns,
             key: key.iter().map(ToString::to_string).collect(),
             comment: String::new(),
+            source_defaults: String::new(),
         }
     }
 

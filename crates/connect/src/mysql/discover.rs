@@ -12,7 +12,7 @@ use super::binlog::gtid::GtidSet;
 use super::binlog::position::LogPosition;
 use super::ddl::{GENERATED_MARK, UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text, timestamp_defaults};
 use super::server_state::identity;
-use super::types::{Charsets, MysqlType};
+use super::types::{Charsets, MysqlType, charset_of_collation};
 use super::wire::{Connection, Flavour, Row, server_error_number};
 
 /// Databases of the server itself.
@@ -199,7 +199,8 @@ async fn definitions(c: &mut Connection, only: &str) -> Result<Vec<Definition>> 
     let mariadb = c.server.flavour == Flavour::MariaDb;
     let tables = c
         .query(&format!(
-            "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, TABLE_ROWS, DATA_LENGTH, TABLE_COMMENT \
+            "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, TABLE_ROWS, DATA_LENGTH, TABLE_COMMENT, \
+             TABLE_COLLATION \
              FROM information_schema.TABLES WHERE {only} AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') \
              ORDER BY TABLE_SCHEMA, TABLE_NAME"
         ))
@@ -305,13 +306,13 @@ impl Description<'_> {
             Some("SYSTEM VERSIONED") => {
                 Err(Error::unsupported("the table is system-versioned").hint("leave the table out of the job"))
             }
-            _ => self.schema(&name, table.get_str(5).unwrap_or_default(), &mut key_index),
+            _ => self.schema(&name, table, &mut key_index),
         };
         let schema = schema.map_err(|e| e.with("table", &name));
         Definition { found: Discovered { name, schema, rows, bytes }, key_index }
     }
 
-    fn schema(&self, name: &TableName, comment: &str, key_index: &mut Option<String>) -> Result<TableSchema> {
+    fn schema(&self, name: &TableName, table: &Row, key_index: &mut Option<String>) -> Result<TableSchema> {
         let mut columns = self.columns.iter().map(|r| self.column(r)).collect::<Result<Vec<_>>>()?;
         let mut indexes: Vec<(String, Vec<String>)> = Vec::new();
         for row in &self.indexes {
@@ -327,7 +328,13 @@ impl Description<'_> {
         let key = choose_key(&mut columns, primary, indexes.clone());
         *key_index =
             indexes.into_iter().filter(|(_, parts)| *parts == key).map(|(i, _)| i).min_by_key(|i| i != "PRIMARY");
-        Ok(TableSchema { name: name.clone(), columns, key, comment: comment.to_string() })
+        Ok(TableSchema {
+            name: name.clone(),
+            columns,
+            key,
+            comment: table.get_str(5).unwrap_or_default().to_string(),
+            source_defaults: table.get_str(6).and_then(charset_of_collation).unwrap_or_default(),
+        })
     }
 
     fn column(&self, row: &Row) -> Result<Column> {

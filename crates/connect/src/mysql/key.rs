@@ -221,6 +221,7 @@ mod tests {
             columns: columns.iter().map(column).collect(),
             key: columns.iter().map(|(name, _)| (*name).to_string()).collect(),
             comment: String::new(),
+            source_defaults: String::new(),
         }
     }
 

@@ -238,9 +238,9 @@ impl fmt::Display for MysqlType {
 
 /// The default character sets of a server: what a `CREATE TABLE` without one means.
 ///
-/// The log does not hold them. They are read when a stream is opened; when somebody changes a database's default and
-/// creates a table there before the stream has come to that point, the table is taken with the wrong one (MySQL's
-/// table maps name the character sets, so there it is noticed).
+/// They are read when a stream is opened, and followed in the log from there on. When somebody changed a database's
+/// default behind the place where a stream is opened, and had created a table without a character set there before, the
+/// table is taken with the wrong one (MySQL's table maps name the character sets, so there it is noticed).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Charsets {
     /// The server's, for databases that are not listed.
@@ -254,6 +254,13 @@ impl Charsets {
     pub fn of(&self, database: &str) -> &str {
         self.databases.get(database).unwrap_or(&self.server)
     }
+}
+
+/// The character set of a collation: every one but `binary` carries its name in front (`latin1_swedish_ci`). `None` for
+/// MariaDB's `uca1400_…`, which go with several, and for none.
+pub(super) fn charset_of_collation(collation: &str) -> Option<String> {
+    let charset = collation.split_once('_').map_or(collation, |(charset, _)| charset);
+    (!matches!(charset, "" | "uca1400" | "default")).then(|| charset.to_string())
 }
 
 /// A type as it is written, before names, defaults and lengths are resolved.
@@ -437,18 +444,12 @@ impl TypeSpec {
 
     /// The character set, `None` being `binary`.
     fn charset(&self, default: Option<&str>) -> Result<Option<Charset>> {
-        // Every collation but `binary` carries its character set's name in front: latin1_swedish_ci.
-        let by_collation = self.collate.as_deref().map(|c| c.split_once('_').map_or(c, |(charset, _)| charset));
-        let name = match (self.charset.as_deref(), by_collation, default) {
-            (Some(name), _, _) | (None, Some(name), _) | (None, None, Some(name)) => name,
-            (None, None, None) => {
-                return Err(Error::unsupported(format!("type {} without a character set", self.name)));
-            }
+        let by_collation = self.collate.as_deref().and_then(charset_of_collation);
+        let Some(name) = self.charset.as_deref().or(by_collation.as_deref()).or(default) else {
+            return Err(Error::unsupported(format!("type {} without a character set", self.name)));
         };
         Ok(Some(match name {
             "utf8mb4" => Charset::Utf8mb4,
-            // MariaDB's uca1400 collations are written without a character set: then it is the default's.
-            "uca1400" => return TypeSpec { collate: None, ..self.clone() }.charset(default),
             "utf8" | "utf8mb3" => Charset::Utf8mb3,
             "latin1" => Charset::Latin1,
             "ascii" => Charset::Ascii,

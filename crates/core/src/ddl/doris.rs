@@ -68,7 +68,7 @@ pub fn plan(
             alter(format!("MODIFY COLUMN {} COMMENT {}", quote_name(name), quote_text(comment)))
         }
         TableChange::SetTableComment { comment } => alter(format!("MODIFY COMMENT {}", quote_text(comment))),
-        TableChange::Rewrite { .. } => Vec::new(),
+        TableChange::Rewrite { .. } | TableChange::SetSourceDefaults { .. } => Vec::new(),
         TableChange::ReplaceBy { shadow } => {
             alter(format!("REPLACE WITH TABLE {} PROPERTIES (\"swap\" = \"false\")", quote_name(&shadow.table)))
         }
@@ -166,6 +166,7 @@ mod tests {
             columns: ["first", "id", "middle", "note"].map(column).to_vec(),
             key: vec!["id".into()],
             comment: String::new(),
+            source_defaults: String::new(),
         };
         let add = |name: &str| {
             let change = TableChange::AddColumn { column: column(name), position: ColumnPosition::First };

@@ -308,6 +308,7 @@ mod tests {
                 .collect(),
             key: key.iter().map(|k| (*k).to_string()).collect(),
             comment: String::new(),
+            source_defaults: String::new(),
         })
     }
 

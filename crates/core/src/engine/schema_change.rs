@@ -424,7 +424,10 @@ fn was_resynced(tables: &BTreeMap<TableName, TableRecord>, name: &TableName) -> 
 fn disturbs_a_copy(step: &TableChange) -> bool {
     !matches!(
         step,
-        TableChange::SetDefault { .. } | TableChange::SetColumnComment { .. } | TableChange::SetTableComment { .. }
+        TableChange::SetDefault { .. }
+            | TableChange::SetColumnComment { .. }
+            | TableChange::SetTableComment { .. }
+            | TableChange::SetSourceDefaults { .. }
     )
 }
 

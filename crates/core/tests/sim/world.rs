@@ -241,6 +241,7 @@ fn new_schema(name: &TableName, keyed: bool) -> TableSchema {
         ],
         key: if keyed { vec!["k".into()] } else { Vec::new() },
         comment: String::new(),
+        source_defaults: String::new(),
     }
 }
 

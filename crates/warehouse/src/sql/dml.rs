@@ -380,5 +380,11 @@ fn table_schema(table: &Table) -> TableSchema {
         Model::Unique => table.key().iter().map(|c| c.name.clone()).collect(),
         Model::Duplicate | Model::Multiset => Vec::new(),
     };
-    TableSchema { name: table.name.clone(), columns: columns.collect(), key, comment: table.comment.clone() }
+    TableSchema {
+        name: table.name.clone(),
+        columns: columns.collect(),
+        key,
+        comment: table.comment.clone(),
+        source_defaults: String::new(),
+    }
 }

@@ -230,7 +230,7 @@ impl Statement<'_> {
             match clause {
                 Clause::Charset(charset) => {
                     let database = self.context.charsets.of(&schema.name.database);
-                    work.charset = Some(charset.clone().unwrap_or_else(|| database.to_string()));
+                    work.set_charset(charset.as_deref().unwrap_or(database))?;
                 }
                 Clause::Convert(charset) => {
                     let database = self.context.charsets.of(&schema.name.database);
@@ -306,9 +306,12 @@ impl Statement<'_> {
         Ok(work.steps)
     }
 
-    /// The character set of new text columns of a table: that of its others when they agree, its database's when there
-    /// are none; not known otherwise.
+    /// The character set of new text columns of a table. Where an earlier version has not stored it: that of its others
+    /// when they agree, its database's when there are none; not known otherwise.
     fn charset_of(&self, schema: &TableSchema) -> Option<String> {
+        if !schema.source_defaults.is_empty() {
+            return Some(schema.source_defaults.clone());
+        }
         let mut charsets: Vec<Charset> = schema.columns.iter().filter_map(|c| charset(&type_of(c).ok()?)).collect();
         charsets.dedup();
         match charsets.as_slice() {
@@ -608,8 +611,6 @@ impl Work<'_> {
             Some(_) if matches!(column.data_type, freshet_core::DataType::Bytes { .. }) => {
                 Some("are bytes, which a target cannot declare as a default".into())
             }
-            // Literals are in the time zone of the session.
-            Some(_) if matches!(of, MysqlType::Timestamp { .. }) => Some("depend on the session's time zone".into()),
             None if !column.nullable => Some("are a date that does not exist".into()),
             Some(DefaultValue::Literal(_)) | None => None,
         };
@@ -694,9 +695,18 @@ impl Work<'_> {
         self.push(TableChange::ChangeKey { key })
     }
 
+    /// The character set of columns that don't name theirs, from here on.
+    fn set_charset(&mut self, to: &str) -> Result<()> {
+        self.charset = Some(to.to_string());
+        if self.schema.source_defaults == to {
+            return Ok(());
+        }
+        self.push(TableChange::SetSourceDefaults { source_defaults: to.to_string() })
+    }
+
     /// `CONVERT TO CHARACTER SET`: a text that no longer holds as many characters as before gets the next size.
     fn convert(&mut self, to: &str) -> Result<()> {
-        self.charset = Some(to.to_string());
+        self.set_charset(to)?;
         for column in self.schema.columns.clone() {
             let old = type_of(&column)?;
             let old_charset = match &old {

@@ -6,7 +6,7 @@ use super::column::{ColumnDef, Zone, choose_key, index_name, parse_charset, pars
 use super::cursor::Cursor;
 use super::lexer::{self, Token};
 use super::{Context, Parsed, Statement, Steps};
-use crate::mysql::types::Charsets;
+use crate::mysql::types::{Charsets, charset_of_collation};
 
 /// Options that don't change what rows look like.
 const PLAIN_OPTIONS: [&str; 40] = [
@@ -74,11 +74,11 @@ pub(super) fn parse_option(c: &mut Cursor<'_>) -> Result<Option<TableOption>> {
         ahead.eat_symbol('=');
         let collation = ahead.name_or_text()?.to_ascii_lowercase();
         *c = ahead;
-        return Ok(Some(match collation.split_once('_') {
+        return Ok(Some(match charset_of_collation(&collation) {
+            Some(charset) => TableOption::Charset(Some(charset)),
+            None if collation == "default" => TableOption::Charset(None),
             // Without a character set in front it goes with whatever the table has.
-            Some(("uca1400", _)) => TableOption::Plain,
-            Some((charset, _)) => TableOption::Charset(Some(charset.to_string())),
-            None => TableOption::Charset((collation != "default").then_some(collation)),
+            None => TableOption::Plain,
         }));
     }
     if c.eat("COMMENT") {
@@ -162,7 +162,8 @@ impl Statement<'_> {
         // MySQL has a JSON type of its own: a check there is only a check.
         body.columns.iter_mut().for_each(|d| d.json_check &= self.context.mariadb);
         let default = self.context.charsets.of(&name.database);
-        let charset = body.charset.as_deref().or((!default.is_empty()).then_some(default));
+        let source_defaults = body.charset.take().unwrap_or_else(|| default.to_string());
+        let charset = (!source_defaults.is_empty()).then_some(source_defaults.as_str());
         let mut columns =
             body.columns.iter().map(|d| d.column(charset, self.context.zone)).collect::<Result<Vec<_>>>()?;
         let in_key = |name: &str| body.primary.iter().flatten().any(|k| k.eq_ignore_ascii_case(name));
@@ -170,7 +171,7 @@ impl Statement<'_> {
             column.nullable = false;
         }
         let key = choose_key(&mut columns, body.primary, body.unique);
-        Ok(TableSchema { name: name.clone(), columns, key, comment: body.comment })
+        Ok(TableSchema { name: name.clone(), columns, key, comment: body.comment, source_defaults })
     }
 }
 

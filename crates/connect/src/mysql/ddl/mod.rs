@@ -4,8 +4,8 @@
 //! when it does not.
 //!
 //! Rules that the log alone does not settle:
-//! - A text column without a character set has its table's; a table's is what `CREATE TABLE` says, else its
-//!   database's ([`Charsets`]). An altered table's default is taken from its text columns when they agree.
+//! - A text column without a character set has its table's, which is kept with its schema; a table's is what
+//!   `CREATE TABLE` says, else its database's ([`Charsets`]), which the log may change as well ([`database_charset`]).
 //! - A table without a primary key has the unique key over NOT NULL columns whose name comes first as its key.
 //! - `TIMESTAMP` columns are taken as with `explicit_defaults_for_timestamp=ON`, every server's default today.
 //! - A literal default of a `TIMESTAMP` column is in the time zone of the session ([`Zone`]).
@@ -14,6 +14,7 @@ mod alter;
 mod column;
 mod create;
 mod cursor;
+mod database;
 mod dml;
 mod lexer;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub(super) use self::alter::implicit_default;
 pub use self::column::Zone;
 pub(super) use self::column::{GENERATED_MARK, UNIQUE_KEY_MARK, choose_key, default_of_sql, default_of_text};
 pub(super) use self::create::timestamp_defaults;
+pub(super) use self::database::database_charset;
 pub(super) use self::dml::{Cascade, Rule, Written, cascades, written};
 
 /// What the log's event says around a statement.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use freshet_core::{ColumnPosition, DefaultValue, TableChange, TableName, TablePattern, TableSchema};
 
-use super::{Context, Parsed, Zone, parse, timestamp_defaults};
+use super::{Context, Parsed, Zone, database_charset, parse, timestamp_defaults};
 use crate::mysql::types::Charsets;
 
 type Tables = HashMap<TableName, Arc<TableSchema>>;
@@ -59,8 +59,13 @@ fn show_step((name, change): &(TableName, TableChange)) -> String {
         TableChange::Truncate => format!("{table}: truncate"),
         TableChange::RenameTable { to } => format!("{table}: rename {to}"),
         TableChange::AddColumn { column, position } => {
-            let one =
-                TableSchema { name: name.clone(), columns: vec![column.clone()], key: vec![], comment: String::new() };
+            let one = TableSchema {
+                name: name.clone(),
+                columns: vec![column.clone()],
+                key: vec![],
+                comment: String::new(),
+                source_defaults: String::new(),
+            };
             format!("{table}: add {}{}", show(&one).trim_end_matches(" key()"), place(position))
         }
         TableChange::DropColumn { name } => format!("{table}: drop {name}"),
@@ -73,6 +78,7 @@ fn show_step((name, change): &(TableName, TableChange)) -> String {
         TableChange::SetNullable { name, nullable } => format!("{table}: nullable {name} {nullable}"),
         TableChange::SetColumnComment { name, comment } => format!("{table}: comment {name} {comment}"),
         TableChange::SetTableComment { comment } => format!("{table}: comment {comment}"),
+        TableChange::SetSourceDefaults { source_defaults } => format!("{table}: new columns {source_defaults}"),
         TableChange::ChangeKey { key } => format!("{table}: key {}", key.join(",")),
         TableChange::Rewrite { reason } => format!("{table}: rewrites rows: {reason}"),
         TableChange::ReplaceBy { shadow } => format!("{table}: replaced by {shadow}"),
@@ -307,7 +313,10 @@ fn alter() {
                 "-",
             ),
             ("ALTER TABLE t COMMENT='hello', RENAME INDEX a TO b, ALTER INDEX i INVISIBLE", "t: comment hello"),
-            ("ALTER TABLE t DEFAULT CHARSET latin1, ADD x CHAR(3)", "t: add x char(3) character set latin1 null"),
+            (
+                "ALTER TABLE t DEFAULT CHARSET latin1, ADD x CHAR(3)",
+                "t: new columns latin1; t: add x char(3) character set latin1 null",
+            ),
             (
                 "ALTER TABLE t ADD CONSTRAINT x CHECK (c > 1 AND (a <> 'b,c')), ADD CHECK (c < 9), ADD y INT",
                 "t: add y int null",
@@ -413,17 +422,92 @@ fn a_timestamp_that_may_not_be_null_any_more() {
     );
 }
 
+/// A new text has the table's character set, whatever those of its columns are.
 #[test]
-fn mixed_character_sets_are_not_guessed() {
-    let tables =
-        followed(&["CREATE TABLE t (id INT PRIMARY KEY, a CHAR(5) CHARSET latin1, b CHAR(5) CHARSET utf8mb4)"]);
+fn character_sets_of_tables() {
+    let create = "CREATE TABLE t (id INT PRIMARY KEY, a CHAR(5) CHARSET latin1, b CHAR(5) CHARSET utf8mb4)";
+    for (statements, want) in [
+        (vec![create.to_string()], "utf8mb4"),
+        (vec![format!("{create} DEFAULT CHARSET=ascii COLLATE=ascii_bin")], "ascii"),
+        (vec![format!("{create} COLLATE latin1_bin")], "latin1"),
+        (vec![format!("{create} COLLATE uca1400_ai_ci")], "utf8mb4"),
+        (vec![format!("{create} CHARSET latin1 COLLATE DEFAULT")], "utf8mb4"),
+        (vec![create.to_string(), "ALTER TABLE t DEFAULT CHARSET latin1".into()], "latin1"),
+        (vec![create.to_string(), "ALTER TABLE t COLLATE = utf8mb3_bin".into()], "utf8mb3"),
+        (vec![create.to_string(), "ALTER TABLE t CONVERT TO CHARACTER SET ascii COLLATE ascii_bin".into()], "ascii"),
+        (vec![format!("{create} CHARSET ascii"), "ALTER TABLE t CHARSET DEFAULT".into()], "utf8mb4"),
+        (vec![format!("{create} CHARSET ascii"), "ALTER TABLE t RENAME TO u, ADD c INT".into()], "ascii"),
+        (
+            vec![
+                format!("{create} CHARSET ascii"),
+                "CREATE TABLE u LIKE t".into(),
+                "ALTER TABLE t CHARSET latin1".into(),
+            ],
+            "ascii",
+        ),
+    ] {
+        let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
+        let tables = followed(&statements);
+        let name = if tables.contains_key(&TableName::new("shop", "u")) { "u" } else { "t" };
+        assert_eq!(tables[&TableName::new("shop", name)].source_defaults, want, "{statements:?}");
+        let added = outcome(&format!("ALTER TABLE {name} ADD x VARCHAR(3)"), &tables);
+        assert_eq!(added, format!("{name}: add x varchar(3) character set {want} null"), "{statements:?}");
+    }
+    let tables = followed(&[create]);
     check(
         &tables,
         &[
-            ("ALTER TABLE t ADD x CHAR(3)", "! shop.t: type char without a character set"),
             ("ALTER TABLE t ADD x CHAR(3) CHARSET ascii", "t: add x char(3) character set ascii null"),
+            ("ALTER TABLE t MODIFY a VARCHAR(9)", "t: type a string(5) -> string(9) varchar(9) character set utf8mb4"),
+            ("ALTER TABLE t DEFAULT CHARSET gbk, ADD x INT", "t: new columns gbk; t: add x int null"),
+            ("ALTER TABLE t DEFAULT CHARSET gbk, ADD x CHAR(3)", "! shop.t: character set gbk is not supported"),
         ],
     );
+    // What an earlier version has stored does not say it.
+    let old = |columns: &str| {
+        let mut tables = followed(&[&format!("CREATE TABLE t (id INT PRIMARY KEY{columns})")]);
+        for table in tables.values_mut() {
+            Arc::make_mut(table).source_defaults.clear();
+        }
+        outcome("ALTER TABLE t ADD x CHAR(3)", &tables)
+    };
+    assert_eq!(old(""), "t: add x char(3) character set utf8mb4 null");
+    assert_eq!(old(", a CHAR(5) CHARSET latin1"), "t: add x char(3) character set latin1 null");
+    assert_eq!(
+        old(", a CHAR(5) CHARSET latin1, b CHAR(5) CHARSET utf8mb4"),
+        "! shop.t: type char without a character set"
+    );
+}
+
+#[test]
+fn character_sets_of_databases() {
+    let charsets = Charsets { server: "latin1".into(), databases: [("shop".into(), "utf8mb4".into())].into() };
+    let context = Context {
+        default_database: "shop",
+        ansi_quotes: false,
+        no_backslash_escapes: false,
+        charsets: &charsets,
+        mariadb: true,
+        lower_case_names: false,
+        strict: true,
+        zone: Zone::UTC,
+    };
+    for (sql, want) in [
+        ("CREATE DATABASE d", "d latin1"),
+        ("CREATE SCHEMA IF NOT EXISTS `d` /*!40100 DEFAULT CHARACTER SET ascii */", "d ascii"),
+        ("CREATE DATABASE IF NOT EXISTS shop CHARSET latin1", "-"),
+        ("CREATE OR REPLACE DATABASE shop", "shop latin1"),
+        ("CREATE DATABASE d COLLATE = utf8mb3_bin", "d utf8mb3"),
+        ("ALTER DATABASE CHARACTER SET = ascii", "shop ascii"),
+        ("ALTER DATABASE d DEFAULT COLLATE utf8mb4_bin ENCRYPTION = 'Y'", "d utf8mb4"),
+        ("ALTER DATABASE d CHARSET DEFAULT", "d latin1"),
+        ("ALTER DATABASE d READ ONLY = 1", "-"),
+        ("ALTER TABLE t CHARSET latin1", "-"),
+        ("DROP DATABASE d", "-"),
+    ] {
+        let got = database_charset(sql, &context).map_or("-".into(), |(name, charset)| format!("{name} {charset}"));
+        assert_eq!(got, want, "{sql}");
+    }
 }
 
 #[test]
