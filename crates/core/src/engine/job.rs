@@ -441,8 +441,8 @@ impl Job {
         context.store.commit(change).await
     }
 
-    /// The log has another order than when the main lane's intent was stored, because another server's is read now: it
-    /// cannot be replayed with its boundaries.
+    /// The main lane's intent cannot be replayed with its boundaries: the log has another order than when it was stored,
+    /// because another server's is read now, or a schema change lies inside.
     async fn replay_anew(&mut self) -> Result<()> {
         let context = Arc::clone(&self.context);
         self.distrust(MAIN).await?;
@@ -688,6 +688,10 @@ impl Job {
                 if self.context.rules.barrier {
                     self.flush_all(MAIN).await?;
                 }
+                // It was not told when the intent was stored: its table was not known then.
+                if self.main.replay().is_some() && self.context.rules.astray {
+                    return self.replay_anew().await;
+                }
                 self.schema_change(change, commit.position, Vec::new()).await?;
             }
             Event::Suspend { table, error } => {
@@ -746,16 +750,16 @@ impl Job {
     /// Tells the source the lowest position that may be asked for again.
     async fn acknowledge(&mut self) -> Result<()> {
         let context = &self.context;
-        let mut lowest = self.main.stored.clone();
         let side = self.side.iter().map(|s| &s.lane.stored);
         let copies = self.tables.values().filter_map(|t| t.copy.as_ref());
         let copies = copies.filter(|c| !matches!(c.phase, Phase::Found | Phase::Queued)).map(|c| &c.start);
-        for position in side.chain(copies).filter(|_| context.rules.acknowledge_lowest) {
-            if !context.reached(position, &lowest) {
-                lowest = position.clone();
-            }
+        let others: Vec<_> = side.chain(copies).filter(|_| context.rules.acknowledge_lowest).collect();
+        let lowest = others.iter().fold(&self.main.stored, |low, p| if context.reached(p, low) { low } else { p });
+        // Behind a failover there may be none for a while that all have passed.
+        match others.iter().chain([&&self.main.stored]).all(|position| context.reached(position, lowest)) {
+            true => context.source.acknowledge(lowest).await,
+            false => Ok(()),
         }
-        context.source.acknowledge(&lowest).await
     }
 
     /// Stores the position when nothing follows, acknowledges it, and finds the tables that are live now.

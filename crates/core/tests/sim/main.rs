@@ -72,6 +72,7 @@ impl Sim {
             state: Arc::new(Mutex::new(State::default())),
             faults: faults.clone(),
             atomic: shape.atomic_sink,
+            reject: shape.reject,
             rejected: Arc::default(),
         };
         let store = Store::in_memory(None).expect("memory");

@@ -50,6 +50,8 @@ pub struct ModelSink {
     pub state: Arc<Mutex<State>>,
     pub faults: Faults,
     pub atomic: bool,
+    /// How often it begins to refuse a table.
+    pub reject: f64,
     /// Tables whose loads are refused for good.
     pub rejected: Arc<Mutex<BTreeSet<TableName>>>,
 }
@@ -323,22 +325,15 @@ impl Sink for ModelSink {
     }
 
     async fn write(&self, flush: Flush) -> Result<()> {
-        let rejected = self.rejected.lock().unwrap().clone();
-        if let Some(load) = flush.loads.iter().find(|l| rejected.contains(&l.target)) {
-            return Err(Error::data("a value does not fit").with("table", &load.target));
+        let targets: Vec<_> = flush.loads.iter().map(|l| l.target.clone()).collect();
+        let result = self.try_write(flush).await;
+        // A sink begins to refuse a table while a request for it is on its way.
+        if result.is_err() && !targets.is_empty() && self.faults.chance(self.reject * 4.0) {
+            let unlucky = targets[self.faults.number(targets.len())].clone();
+            self.faults.log(|| format!("sink rejects {unlucky}"));
+            self.rejected.lock().unwrap().insert(unlucky);
         }
-        let Flush { label, loads, purpose } = flush;
-        if self.atomic {
-            let written = Written { label, loads, purpose };
-            let (name, late) = (format!("write {}", written.label), Late::Write(Box::new(written.clone())));
-            return self.call(&name, late, |s| s.write(&written, true, false, &self.faults)).await;
-        }
-        for loads in State::by_table(&loads) {
-            let written = Written { label: loads[0].label.clone(), loads: loads.to_vec(), purpose: purpose.clone() };
-            let (name, late) = (format!("write {}", written.label), Late::Write(Box::new(written.clone())));
-            self.call(&name, late, |s| s.write(&written, false, false, &self.faults)).await?;
-        }
-        Ok(())
+        result
     }
 
     async fn settle(&self, label: &Label, intent: Option<&Intent>) -> Result<Settled> {
@@ -372,5 +367,26 @@ impl Sink for ModelSink {
 
     async fn rows(&self, _: &TableName, _: &Arc<TableSchema>, _: &KeyRange) -> Result<Box<dyn BatchStream>> {
         Err(Error::unsupported("the simulation compares by itself"))
+    }
+}
+
+impl ModelSink {
+    async fn try_write(&self, flush: Flush) -> Result<()> {
+        let rejected = self.rejected.lock().unwrap().clone();
+        if let Some(load) = flush.loads.iter().find(|l| rejected.contains(&l.target)) {
+            return Err(Error::data("a value does not fit").with("table", &load.target));
+        }
+        let Flush { label, loads, purpose } = flush;
+        if self.atomic {
+            let written = Written { label, loads, purpose };
+            let (name, late) = (format!("write {}", written.label), Late::Write(Box::new(written.clone())));
+            return self.call(&name, late, |s| s.write(&written, true, false, &self.faults)).await;
+        }
+        for loads in State::by_table(&loads) {
+            let written = Written { label: loads[0].label.clone(), loads: loads.to_vec(), purpose: purpose.clone() };
+            let (name, late) = (format!("write {}", written.label), Late::Write(Box::new(written.clone())));
+            self.call(&name, late, |s| s.write(&written, false, false, &self.faults)).await?;
+        }
+        Ok(())
     }
 }

@@ -188,7 +188,7 @@ impl Shape {
     pub fn draw(rng: &mut Rng) -> Shape {
         let mut pick = |of: &[f64]| of[rng.usize(..of.len())];
         let atomic_sink = pick(&[0.0, 1.0]) > 0.5;
-        Shape {
+        let mut shape = Shape {
             entries: pick(&[15.0, 40.0, 80.0]) as usize,
             ddl: pick(&[0.0, 0.08, 0.25]),
             keyless: pick(&[0.0, 1.0]) > 0.5 && atomic_sink,
@@ -206,7 +206,13 @@ impl Shape {
             anew: pick(&[0.0, 0.0, 0.05]),
             servers: pick(&[1.0, 1.0, 2.0]) as usize,
             failover: pick(&[0.3, 0.9]),
+        };
+        // A cluster that loses requests and refuses rows: what it has lost lands behind what comes next.
+        if rng.u32(..8) == 0 {
+            (shape.lost, shape.reject, shape.crash) = (0.2, 0.1, 0.0);
+            (shape.atomic_sink, shape.keyless) = (false, false);
         }
+        shape
     }
 }
 

@@ -46,6 +46,22 @@ impl Cache {
         Ok(value)
     }
 
+    /// As [`Cache::get`], for a part that is used up at once: it is not kept.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub(crate) fn pass<T: Any + Send + Sync, E>(
+        &self,
+        key: Key,
+        load: impl FnOnce() -> Result<(Arc<T>, usize), E>,
+    ) -> Result<Arc<T>, E> {
+        let hit = self.generations.lock().unwrap_or_else(PoisonError::into_inner).touch(key, self.limit);
+        match hit.map(|hit| hit.downcast::<T>()) {
+            Some(Ok(hit)) => Ok(hit),
+            _ => load().map(|(value, _)| value),
+        }
+    }
+
     /// Forgets everything about a segment.
     pub(crate) fn forget(&self, segment: u64) {
         let mut g = self.generations.lock().unwrap_or_else(PoisonError::into_inner);

@@ -22,6 +22,8 @@ const MAGIC: &[u8; 8] = b"FRSHIDX\n";
 const HEADER: usize = 16;
 const FOOTER: usize = 60;
 const PAGE_BYTES: usize = 16 << 10;
+/// Keys of one page from which on a lookup goes through it like a scan, which would only drive others out of the cache.
+const MANY_KEYS: usize = 128;
 /// Every so many entries a key stands whole, for binary search.
 const RESTART: u32 = 16;
 /// Bytes of a bloom block: one cache line.
@@ -259,14 +261,19 @@ impl IndexReader<'_> {
         Ok(Directory { pages, first_keys, pages_end, bloom, sums, data_len })
     }
 
-    fn page(&self, directory: &Directory, n: usize) -> Result<Arc<Vec<u8>>> {
+    /// A page of keys; one in which so many keys are looked up at once is not kept.
+    fn page(&self, directory: &Directory, n: usize, keys: usize) -> Result<Arc<Vec<u8>>> {
         let at = directory.pages[n].0;
         let end = directory.pages.get(n + 1).map_or(directory.pages_end, |p| p.0);
-        self.cache.get((self.segment, at), || {
+        let load = || {
             let page = self.section((at, end.saturating_sub(at) as u32), "a page of an index file")?;
             let bytes = page.len();
             Ok((Arc::new(page), bytes))
-        })
+        };
+        match keys < MANY_KEYS {
+            true => self.cache.get((self.segment, at), load),
+            false => self.cache.pass((self.segment, at), load),
+        }
     }
 
     /// Finds those of the keys at `wanted` (ascending) that are here: calls `found(place in keys, row)`.
@@ -298,7 +305,7 @@ impl IndexReader<'_> {
             likely.extend_from_slice(mine);
             likely.retain(|k| maybe(&bloom, keys.get(*k as usize)));
             if !likely.is_empty() {
-                let bytes = self.page(&directory, page)?;
+                let bytes = self.page(&directory, page, likely.len())?;
                 let mut cursor = Cursor::new(&bytes).map_err(|e| e.with("file", self.path.display()))?;
                 for k in &likely {
                     if let Some(entry) = cursor.seek(keys.get(*k as usize))?.filter(|(_, equal)| *equal) {
@@ -333,7 +340,7 @@ impl IndexReader<'_> {
                 if !more {
                     break;
                 }
-                let bytes = self.page(&directory, page)?;
+                let bytes = self.page(&directory, page, 1)?;
                 let mut cursor = Cursor::new(&bytes).map_err(at_file)?;
                 let mut there = cursor.seek(hash).map_err(at_file)?.is_some();
                 while there && more {
