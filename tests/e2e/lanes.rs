@@ -301,19 +301,7 @@ pub(crate) async fn purged_while_paused(source: Source) {
         ))
         .await;
     let mut conn = source.connect().await;
-    let logs: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
-    let last: String = logs.last().unwrap().get(0).unwrap();
-    // A server keeps logs that a reader had open, until it has noticed that the reader is gone.
-    let start = Instant::now();
-    loop {
-        conn.query_drop(format!("PURGE BINARY LOGS TO '{last}'")).await.unwrap();
-        let left: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
-        if left.first().unwrap().get::<String, _>(0).unwrap() == last {
-            break;
-        }
-        assert!(start.elapsed() < PATIENCE, "the logs cannot be purged");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    purge(&mut conn).await;
     let _ = sync.command(&["resume", "job"]);
     let start = Instant::now();
     let said = loop {
@@ -386,4 +374,83 @@ pub(crate) async fn refused_and_resumed(source: Source) {
     source.run(&write(2)).await;
     sync.caught_up(&source, &db).await;
     assert_equal(&mut source.connect().await, &mut ours, &db).await;
+}
+
+/// Takes everything but the newest file of the server's log away.
+async fn purge(conn: &mut mysql_async::Conn) {
+    conn.query_drop("FLUSH BINARY LOGS").await.unwrap();
+    let logs: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
+    let last: String = logs.last().unwrap().get(0).unwrap();
+    // A server keeps logs that a reader had open, until it has noticed that the reader is gone.
+    let start = Instant::now();
+    loop {
+        conn.query_drop(format!("PURGE BINARY LOGS TO '{last}'")).await.unwrap();
+        let left: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
+        if left.first().unwrap().get::<String, _>(0).unwrap() == last {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "the logs cannot be purged");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The server purges its log behind the main lane while a table is being copied, before and behind a `kill -9`: what the
+/// catch-up lane needs of it was kept. Without a spool the table is suspended.
+pub(crate) async fn purged_while_copied(source: Source) {
+    for spool in ["64MB", "0"] {
+        let _turn = source.alone().await;
+        let db = source.database("spooled").await;
+        prepare_mark(&source, &db).await;
+        for table in ["held", "busy"] {
+            filled(&source, &db, table, 5_000).await;
+        }
+        let mut sync = Sync::new(&source.url, &format!("{db}.*"), &["--spool", spool]);
+        sync.spawn();
+        sync.caught_up(&source, &db).await;
+        let (mut locker, mut conn) = (source.connect().await, source.connect().await);
+        let write = async |locker: &mut mysql_async::Conn, round: u32| {
+            for n in 0..100 {
+                let id = round * 1000 + n;
+                locker
+                    .query_drop(format!("UPDATE {db}.held SET name = 'round {round}' WHERE id = {id}"))
+                    .await
+                    .unwrap();
+                locker.query_drop(format!("DELETE FROM {db}.held WHERE id = {}", id + 500)).await.unwrap();
+            }
+        };
+        // The lock lets the copy of this table wait, but not its owner's changes.
+        locker.query_drop(format!("LOCK TABLES {db}.held WRITE")).await.unwrap();
+        let answer = sync.command(&["resync", "job", &format!("{db}.held")]);
+        assert_eq!(answer.code, 0, "{answer:?}");
+        for round in 0..3 {
+            write(&mut locker, round).await;
+            // The main lane has passed that when it has passed this.
+            let followed = format!("SELECT COUNT(*) FROM {db}.busy WHERE name = 'passed {round}'");
+            conn.query_drop(format!("UPDATE {db}.busy SET name = 'passed {round}' WHERE id = {round}")).await.unwrap();
+            let start = Instant::now();
+            while sync.connect().await.query_first::<u64, _>(&followed).await.unwrap() != Some(1) {
+                assert!(start.elapsed() < PATIENCE, "the main lane does not go on:\n{}", sync.log());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            purge(&mut conn).await;
+            if round == 1 {
+                let status = sync.command(&["status", "job", "--json"]).json();
+                let kept = &status["result"]["jobs"][0]["spool"];
+                assert_eq!(kept["bytes"].as_u64().is_some_and(|n| n > 20_000), spool != "0", "{status}");
+                sync.kill();
+                sync.spawn();
+            }
+        }
+        locker.query_drop("UNLOCK TABLES").await.unwrap();
+        resynced(&sync).await;
+        let status = sync.command(&["status", "job", "--json"]).json();
+        let suspended = status["result"]["jobs"][0]["tables"].to_string().contains("suspended");
+        assert_eq!(suspended, spool == "0", "{status}\n{}", sync.log());
+        if !suspended {
+            sync.caught_up(&source, &db).await;
+            assert_equal(&mut conn, &mut sync.connect().await, &db).await;
+            let left: Vec<_> = std::fs::read_dir(sync.data().join("spool")).into_iter().flatten().collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+    }
 }

@@ -64,6 +64,7 @@ on_both_servers! {
     lanes::repair,
     lanes::purged_while_paused,
     lanes::refused_and_resumed,
+    lanes::purged_while_copied,
     readme::readme,
     bad_input::wrong_password,
     bad_input::no_grant,

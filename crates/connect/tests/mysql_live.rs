@@ -191,8 +191,15 @@ async fn follow(
     from: &Position,
 ) -> BTreeMap<String, BTreeMap<String, String>> {
     let end = b.source.end(None).await.unwrap().position;
-    let request =
-        ChangesRequest { tables, pattern: b.pattern(), from: from.clone(), stop: None, lane: 0, watched: Vec::new() };
+    let request = ChangesRequest {
+        tables,
+        pattern: b.pattern(),
+        from: from.clone(),
+        stop: None,
+        spool: None,
+        lane: 0,
+        watched: Vec::new(),
+    };
     let mut stream = b.source.changes(request).await.unwrap();
     let mut out = BTreeMap::<String, BTreeMap<String, String>>::new();
     loop {

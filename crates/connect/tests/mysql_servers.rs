@@ -546,6 +546,7 @@ async fn a_server_restarts_amid_a_stream() {
             pattern: b.pattern(),
             from: job.at.clone(),
             stop: None,
+            spool: None,
             lane: 0,
             watched: Vec::new(),
         };

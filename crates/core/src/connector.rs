@@ -17,6 +17,7 @@ use crate::intent::{Intent, Label, Writer};
 use crate::pattern::TablePattern;
 use crate::position::Position;
 use crate::schema::{SchemaChange, TableChange, TableName, TableSchema};
+use crate::spool::Spooling;
 
 /// What a source emits, in its order.
 #[derive(Debug, Clone)]
@@ -77,6 +78,8 @@ pub struct ChangesRequest {
     /// pass of the catch-up lane. A log with another order (behind a failover) may not have it: then one is emitted as
     /// soon as the position is no longer before it.
     pub stop: Option<Position>,
+    /// What it does with the part of the log that is kept locally, if one is.
+    pub spool: Option<Spooling>,
     /// The lane that reads; a source that must tell its readers apart (MySQL's server id) derives that from it.
     pub lane: u32,
 }

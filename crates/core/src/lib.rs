@@ -16,6 +16,7 @@ pub mod pattern;
 pub mod position;
 pub mod schema;
 pub mod secret;
+pub mod spool;
 pub mod store;
 pub mod text;
 
@@ -32,3 +33,4 @@ pub use pattern::TablePattern;
 pub use position::Position;
 pub use schema::{Column, ColumnPosition, DefaultValue, SchemaChange, TableChange, TableName, TableSchema};
 pub use secret::Secret;
+pub use spool::{Spool, Spooling};

@@ -64,7 +64,7 @@ async fn follow(source: &Generator, models: &mut BTreeMap<TableName, (Arc<TableS
     let tables = models.values().map(|(s, _)| Arc::clone(s)).collect();
     let (from, stop) = (position(from), Some(position(to)));
     let mut stream = source
-        .changes(ChangesRequest { tables, pattern: all(), from, stop, lane: 0, watched: Vec::new() })
+        .changes(ChangesRequest { tables, pattern: all(), from, stop, spool: None, lane: 0, watched: Vec::new() })
         .await
         .unwrap();
     loop {
@@ -146,8 +146,15 @@ async fn keeps_its_rate() {
     let source = Generator::open("generator://shop?rows=100&rate=100").unwrap();
     let from = source.end(None).await.unwrap().position;
     let tables = source.tables(&all()).await.unwrap().into_iter().map(|t| Arc::new(t.schema.unwrap())).collect();
-    let request =
-        ChangesRequest { tables, pattern: all(), from: from.clone(), stop: None, lane: 0, watched: Vec::new() };
+    let request = ChangesRequest {
+        tables,
+        pattern: all(),
+        from: from.clone(),
+        stop: None,
+        spool: None,
+        lane: 0,
+        watched: Vec::new(),
+    };
     let mut stream = source.changes(request).await.unwrap();
     let start = Instant::now();
     let mut transactions = 0;

@@ -184,12 +184,18 @@ impl Server {
                 Finding::new("log retention", Verdict::Ok, format!("{:.1} days", n as f64 / 86_400.0))
             }
             n => {
-                let message = format!("the log is kept for {n} s: a job that is stopped for longer has to begin anew");
+                let message = format!(
+                    "the log is kept for {n} s: a job that is stopped for longer has to begin anew, and a copy that takes \
+                     longer needs its local spool of the log (sync --spool, 4GB by default)"
+                );
                 Finding::new("log retention", Verdict::Warning, message).fix(variable)
             }
         });
         if let Some(size) = self.value("max_binlog_total_size").filter(|v| *v != "0") {
-            let message = format!("the log is cut at {size} bytes in total, however young it is");
+            let message = format!(
+                "the log is cut at {size} bytes in total, however young it is: what is logged during a copy has to fit into \
+                 its local spool of the log (sync --spool, 4GB by default)"
+            );
             out.push(Finding::new("log size", Verdict::Warning, message).fix(self.set("max_binlog_total_size", "0")));
         }
     }

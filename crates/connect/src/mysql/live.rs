@@ -73,6 +73,7 @@ impl Bench {
             pattern: self.pattern.clone(),
             from: from.clone(),
             stop: None,
+            spool: None,
             lane: 0,
         }
     }

@@ -35,14 +35,14 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use freshet_core::{
     BatchStream, ChangeStream, ChangesRequest, CopyStart, Cut, Discovered, Error, KeyRange, LogEnd, Position, Result,
-    Source, Split, TablePattern, TableSchema,
+    Source, Split, Spooling, TablePattern, TableSchema,
 };
 
-use binlog::StreamOptions;
 use binlog::position::LogPosition;
+use binlog::{SpoolReader, StreamOptions};
 use range::RangeStream;
 use replica_id::ReplicaId;
-use server_state::ServerState;
+use server_state::{ServerState, purged};
 use side_effects::SideEffects;
 pub use types::{Charset, Charsets, DecodeOptions, MysqlType, ZeroDates};
 pub use url::Address;
@@ -109,6 +109,25 @@ impl MySql {
     }
 }
 
+impl MySql {
+    /// The local part of the log, where it is to be read instead of the server's: always by the lane that it was kept for,
+    /// and by the one that keeps it when the server has purged what it had read already.
+    fn spooled(&self, state: &ServerState, request: &ChangesRequest) -> Result<Option<SpoolReader>> {
+        let from = LogPosition::parse(&request.from)?;
+        let admitted = state.admits(&from);
+        let purged = admitted.as_ref().err().is_some_and(|e| e.message == purged().message);
+        let spool = match &request.spool {
+            Some(Spooling::Take(spool)) if purged || admitted.is_ok() => spool,
+            Some(Spooling::Keep(spool)) if purged || admitted.is_ok() && state.lacks_file(&from) => spool,
+            _ => return admitted.map(|()| None),
+        };
+        match SpoolReader::open(spool, &from)? {
+            Some(reader) => Ok(Some(reader)),
+            None => admitted.map(|()| None),
+        }
+    }
+}
+
 /// Whether the log can hold transactions that end in a rollback. With `enforce_gtid_consistency` MySQL refuses the
 /// statements that leave such in the log.
 async fn may_log_rollbacks(c: &mut Connection) -> Result<bool> {
@@ -158,7 +177,7 @@ impl Source for MySql {
     async fn changes(&self, request: ChangesRequest) -> Result<Box<dyn ChangeStream>> {
         let mut c = self.session().await?;
         let state = ServerState::ask(&mut c).await?;
-        state.admits(&LogPosition::parse(&request.from)?)?;
+        let spool = self.spooled(&state, &request)?;
         let mut options = StreamOptions::new(self.replica.for_lane(&mut c, request.lane).await?);
         options.server = Some(state.identity);
         options.decode = self.address.decode;
@@ -168,7 +187,10 @@ impl Source for MySql {
         options.statements = c.server.flavour == Flavour::MariaDb && !logs_whole_rows(&mut c).await?;
         options.look_ahead = may_log_rollbacks(&mut c).await?;
         options.lower_case_names = rows.first().and_then(|r| r.number(0)) == Some(1_u8);
-        let stream = binlog::open(c, &self.address.connect, &request, options).await?;
+        let stream = match spool {
+            Some(spool) => binlog::open_spool(spool, c.server.flavour, &self.address.connect, &request, options)?,
+            None => binlog::open(c, &self.address.connect, &request, options).await?,
+        };
         Ok(Box::new(stream.with_replica(Arc::clone(&self.replica))))
     }
 

@@ -176,6 +176,17 @@ impl ServerState {
         }
     }
 
+    /// Whether the server has purged the file that a position is in. With transaction ids it may be able to go on all the
+    /// same.
+    pub(super) fn lacks_file(&self, from: &LogPosition) -> bool {
+        let oldest = self.files.iter().flatten().next().and_then(|(file, _)| file_number(file));
+        let same = from.server.as_ref().is_none_or(|server| *server == self.identity);
+        match (oldest, file_number(&from.file)) {
+            (Some((base, oldest)), Some((wanted, number))) => same && base == wanted && number < oldest,
+            _ => false,
+        }
+    }
+
     /// After a crash a server goes on in a new file, and the old one keeps the length that had reached the disk.
     fn has_tail(&self, from: &LogPosition) -> Result<()> {
         let Some(files) = &self.files else { return Ok(()) };

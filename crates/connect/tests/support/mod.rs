@@ -190,8 +190,15 @@ impl Job {
             return Ok(());
         }
         let tables = self.tables.values().cloned().collect();
-        let request =
-            ChangesRequest { tables, pattern, from: self.at.clone(), stop: None, lane: 0, watched: Vec::new() };
+        let request = ChangesRequest {
+            tables,
+            pattern,
+            from: self.at.clone(),
+            stop: None,
+            spool: None,
+            lane: 0,
+            watched: Vec::new(),
+        };
         let mut stream = source.changes(request).await?;
         // Rows count with their commit.
         let mut open: Vec<(String, String, Option<String>)> = Vec::new();

@@ -23,6 +23,7 @@ use crate::intent::{Label, Writer};
 use crate::pattern::TablePattern;
 use crate::position::Position;
 use crate::schema::{SchemaChange, TableChange, TableName, TableSchema};
+use crate::spool::Spooling;
 use crate::store::{Change, CopyRecord, Doubt, LaneRecord, Phase, SchemaRecord, TableRecord, TableState};
 
 /// A pass as short as this is followed by the last one, for which the main lane holds.
@@ -131,6 +132,7 @@ impl Job {
 
     /// Begins the copy of a table at the main lane's position.
     async fn begin_copy(&mut self, name: &TableName) -> Result<()> {
+        self.keep_log().await?;
         self.create_copy(name).await?;
         let copying = |t: &&TableRecord| t.copy.as_ref().is_some_and(|c| c.phase == Phase::Copying);
         let Some(record) = self.tables.get(name).filter(copying) else { return Ok(()) };
@@ -415,19 +417,24 @@ impl Job {
             watched: Vec::new(),
             from: side.lane.position.clone(),
             stop: Some(stop.clone()),
+            spool: self.spool.clone().map(Spooling::Take),
             lane: MAIN + 1,
         };
         (side.stop, side.began) = (Some(stop), Instant::now());
         match side.lane.open(&context, request, epoch).await {
-            // The log does not reach back to where these tables stopped.
-            Err(error) if error.kind == ErrorKind::SourceState => {
-                for table in members {
-                    self.suspend(&table.name, error.clone(), None).await?;
-                }
-                Ok(())
-            }
+            Err(error) if error.kind == ErrorKind::SourceState => self.side_lost(&error).await,
             other => other,
         }
+    }
+
+    /// The log does not reach back to where the tables of the round stopped.
+    pub(crate) async fn side_lost(&mut self, error: &Error) -> Result<()> {
+        self.flush_all(MAIN + 1).await?;
+        self.side.iter_mut().for_each(Side::restart);
+        for table in self.members() {
+            self.suspend(&table.name, error.clone(), None).await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn side_event(&mut self, event: Event) -> Result<()> {

@@ -17,9 +17,10 @@ use crate::engine::copy::{Pool, Report};
 use crate::engine::lane::{Context, Flushed, Lane, MAIN, Route, flush_end};
 use crate::engine::schema_change::come_back;
 use crate::engine::status::JobState;
-use crate::error::{Error, Result, Retry};
+use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
+use crate::spool::{Spool, Spooling};
 use crate::store::{
     Change, CopyRecord, Doubt, LaneRecord, Ledger, Parked, Phase, SchemaRecord, TableRecord, TableState,
 };
@@ -163,6 +164,8 @@ pub(crate) struct Job {
     pub(crate) found: BTreeMap<TableName, Found>,
     /// When the source was asked last about tables that came from outside.
     pub(crate) looked: Option<Instant>,
+    /// What the main lane keeps of the log, while a table is on its way.
+    pub(crate) spool: Option<Arc<Spool>>,
     /// Which lane's event is taken when both have one.
     turn: bool,
 }
@@ -229,6 +232,7 @@ impl Job {
             blocked: BTreeMap::new(),
             found: BTreeMap::new(),
             looked: None,
+            spool: None,
             turn: false,
             context,
         }
@@ -248,6 +252,7 @@ impl Job {
             match self.next().await {
                 Next::Stop => return self.stop().await,
                 Next::Main(event) => self.main_event(event?).await?,
+                Next::Side(Err(error)) if error.kind == ErrorKind::SourceState => self.side_lost(&error).await?,
                 Next::Side(event) => self.side_event(event?).await?,
                 Next::MainFlushed(result) => self.flushed(MAIN, result).await?,
                 Next::SideFlushed(result) => self.flushed(MAIN + 1, result).await?,
@@ -500,6 +505,7 @@ impl Job {
         let epoch = self.number().await?;
         self.settle_parts(MAIN).await?;
         self.route_main();
+        self.spool_or_not();
         let followed = |name: &TableName| self.main.routes.contains_key(name);
         let schemas = || self.schemas.iter().map(|(name, (_, schema))| (name, Arc::clone(schema)));
         let request = ChangesRequest {
@@ -508,6 +514,7 @@ impl Job {
             pattern: self.context.spec.tables.clone(),
             from: self.main.position.clone(),
             stop: self.main.replay().map(|i| i.to.clone()),
+            spool: self.spool.clone().map(Spooling::Keep),
             lane: MAIN,
         };
         self.main.open(&self.context, request, epoch).await?;
@@ -595,6 +602,7 @@ impl Job {
             }
         }
         self.catch_up().await?;
+        self.end_spool();
         self.show_state();
         Ok(())
     }
@@ -756,10 +764,13 @@ impl Job {
         let others: Vec<_> = side.chain(copies).filter(|_| context.rules.acknowledge_lowest).collect();
         let lowest = others.iter().fold(&self.main.stored, |low, p| if context.reached(p, low) { low } else { p });
         // Behind a failover there may be none for a while that all have passed.
-        match others.iter().chain([&&self.main.stored]).all(|position| context.reached(position, lowest)) {
-            true => context.source.acknowledge(lowest).await,
-            false => Ok(()),
+        if !others.iter().chain([&&self.main.stored]).all(|position| context.reached(position, lowest)) {
+            return Ok(());
         }
+        if let Some(spool) = &self.spool {
+            spool.set_needed_from(lowest);
+        }
+        context.source.acknowledge(lowest).await
     }
 
     /// Stores the position when nothing follows, acknowledges it, and finds the tables that are live now.

@@ -9,6 +9,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) rules: Rules,
+    /// Where the source's log may be kept; `None`: nowhere.
+    pub(crate) spool: Option<PathBuf>,
 }
 
 impl Context {

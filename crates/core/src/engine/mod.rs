@@ -8,6 +8,7 @@ mod copy;
 mod fold;
 mod job;
 mod lane;
+mod log_spool;
 mod read_back;
 mod reader;
 mod schema_change;
@@ -16,7 +17,7 @@ mod status;
 mod verify;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use job::Rules;
 pub use spec::{JobOptions, JobSpec};
-pub use status::{JobState, JobStatus, TableStatus};
+pub use status::{JobState, JobStatus, SpoolStatus, TableStatus};
 pub use verify::{Difference, Mismatch, TableReport, VerifyOptions, VerifyReport};
 
 use crate::connector::{Sink, Source};
@@ -71,6 +72,8 @@ pub struct Engine {
     store: Store,
     connectors: Connectors,
     rules: Rules,
+    /// Where sources may keep their logs.
+    spool: Option<PathBuf>,
     running: Mutex<BTreeMap<String, Running>>,
     /// Held by whoever starts or ends jobs, so that no job ever runs beside itself; whether the engine has ended.
     turn: tokio::sync::Mutex<bool>,
@@ -83,12 +86,41 @@ impl Engine {
     /// As [`Store::open`].
     pub fn open(data: &Path, connectors: Connectors) -> Result<Arc<Engine>> {
         std::fs::create_dir_all(data).map_err(|e| crate::error::io_error(data, "create the data directory", e))?;
-        Ok(Engine::with_store(Store::open(&data.join("jobs.redb"))?, connectors, Rules::default()))
+        Engine::in_directory(data, Store::open(&data.join("jobs.redb"))?, connectors)
     }
 
-    /// Over a store that is open already, with rules that the simulation may break.
+    /// The same over its store, which is open already.
+    ///
+    /// # Errors
+    /// `Io` when what dropped jobs have left there cannot be removed.
+    pub fn in_directory(data: &Path, store: Store, connectors: Connectors) -> Result<Arc<Engine>> {
+        let engine = Engine { spool: Some(data.join("spool")), ..Engine::new(store, connectors, Rules::default()) };
+        engine.remove_left_spools()?;
+        Ok(Arc::new(engine))
+    }
+
+    /// Without a directory, with rules that the simulation may break.
     pub fn with_store(store: Store, connectors: Connectors, rules: Rules) -> Arc<Engine> {
-        Arc::new(Engine { store, connectors, rules, running: Mutex::default(), turn: Default::default() })
+        Arc::new(Engine::new(store, connectors, rules))
+    }
+
+    fn new(store: Store, connectors: Connectors, rules: Rules) -> Engine {
+        Engine { store, connectors, rules, spool: None, running: Mutex::default(), turn: Default::default() }
+    }
+
+    /// Where a job's source may keep its log. Not under the job's name, which may be anything.
+    fn spool_of(&self, record: &JobRecord) -> Option<PathBuf> {
+        Some(self.spool.as_ref()?.join(format!("{:016x}", record.incarnation)))
+    }
+
+    /// Removes what jobs have left that were dropped, or begun anew.
+    fn remove_left_spools(&self) -> Result<()> {
+        let Some(Ok(entries)) = self.spool.as_ref().map(std::fs::read_dir) else { return Ok(()) };
+        let known: Vec<_> = self.store.jobs()?.iter().filter_map(|r| self.spool_of(r)).collect();
+        for left in entries.filter_map(|e| Some(e.ok()?.path())).filter(|path| !known.contains(path)) {
+            std::fs::remove_dir_all(&left).map_err(|e| crate::error::io_error(&left, "remove the spool", e))?;
+        }
+        Ok(())
     }
 
     /// Stores a new job and starts it.
@@ -159,6 +191,7 @@ impl Engine {
             sink,
             progress: Arc::clone(&progress),
             rules: self.rules,
+            spool: self.spool_of(record).filter(|_| record.spec.options.spool_bytes > 0),
         };
         let engine = Arc::downgrade(self);
         let name = record.spec.name.clone();
@@ -347,7 +380,8 @@ impl Engine {
         }
         let mut change = Change::new();
         change.remove_job(name);
-        self.store.commit(change).await
+        self.store.commit(change).await?;
+        self.remove_left_spools()
     }
 
     /// What a job had begun at the sink when it ended.
@@ -494,6 +528,7 @@ impl Engine {
             tables,
             error: record.failed.clone(),
             started_ms: None,
+            spool: None,
         })
     }
 

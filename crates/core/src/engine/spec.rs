@@ -41,6 +41,9 @@ pub struct JobOptions {
     pub split_rows: u64,
     /// Existing target tables are replaced; otherwise they are refused.
     pub replace: bool,
+    /// Bytes of the source's log that are kept in the data directory while tables are on their way, for the case that the
+    /// source purges it meanwhile; 0: none.
+    pub spool_bytes: u64,
 }
 
 impl Default for JobOptions {
@@ -52,6 +55,7 @@ impl Default for JobOptions {
             copy_connections: 2,
             split_rows: 100_000,
             replace: false,
+            spool_bytes: 4 << 30,
         }
     }
 }

@@ -69,6 +69,21 @@ pub struct JobStatus {
     pub error: Option<Error>,
     /// When this process began with the job, milliseconds since 1970.
     pub started_ms: Option<i64>,
+    /// The part of the source's log that is kept locally while tables are on their way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<SpoolStatus>,
+}
+
+/// The part of the source's log that is kept locally.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpoolStatus {
+    /// Bytes that are kept.
+    pub bytes: u64,
+    /// The most that may be kept.
+    pub limit: u64,
+    /// Why nothing more is kept; what comes then is there as long as the source itself keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 /// A table of a job.

@@ -127,6 +127,7 @@ impl Sim {
             copy_connections: rng.usize(1..4),
             split_rows: 10,
             replace: false,
+            spool_bytes: 0,
         };
         let spec = JobSpec {
             name: JOB.into(),

@@ -135,6 +135,11 @@ fn bytes(text: &str) -> Result<usize, String> {
     if bytes < 16 << 20 { Err("the least is 16MB".into()) } else { Ok(bytes) }
 }
 
+/// The same, or 0.
+fn bytes_or_none(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" { Ok(0) } else { bytes(text).map(|n| n as u64) }
+}
+
 /// `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
@@ -193,6 +198,10 @@ pub(crate) struct Sync {
     /// Connections that copy at the same time
     #[arg(long, value_name = "N")]
     pub(crate) connections: Option<usize>,
+    /// How much of the source's log to keep in the data folder while tables are being copied, because the source may
+    /// purge it before they are level; 0 for nothing [default: 4GB]
+    #[arg(long, value_name = "SIZE", value_parser = bytes_or_none)]
+    pub(crate) spool: Option<u64>,
     #[command(flatten)]
     pub(crate) listen: Listen,
 }

@@ -47,6 +47,7 @@ fn spec(args: &Sync) -> Result<JobSpec> {
     let name = if args.name.is_some() { name } else { name.chars().map(legal).take(64).collect() };
     let mut options = JobOptions { replace: args.replace, ..JobOptions::default() };
     options.copy_connections = args.connections.unwrap_or(options.copy_connections);
+    options.spool_bytes = args.spool.unwrap_or(options.spool_bytes);
     let spec = JobSpec {
         name,
         source,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use freshet_core::engine::{Engine, Rules};
+use freshet_core::engine::Engine;
 use freshet_core::error::io_error;
 use freshet_core::store::Store;
 use freshet_core::{Error, ErrorKind, Result, Secret};
@@ -53,7 +53,7 @@ impl Node {
         let warehouse = Warehouse::open(&data.join("warehouse"), freshet_warehouse::Options::default())
             .await
             .map_err(|e| in_use(e, data))?;
-        let engine = Engine::with_store(store, connectors(Arc::clone(&warehouse)), Rules::default());
+        let engine = Engine::in_directory(data, store, connectors(Arc::clone(&warehouse)))?;
         engine.finish_drops().await?;
         let system = Arc::new(system::Jobs(Arc::clone(&engine)));
         let defaults = SqlOptions::default();

@@ -226,6 +226,7 @@ mod tests {
             tables,
             error: None,
             started_ms: None,
+            spool: None,
         }
     }
 

@@ -19,8 +19,18 @@ pub(crate) fn job(status: &JobStatus, style: Style) -> String {
     facts.extend(status.position.as_ref().filter(|p| !p.is_empty()).map(|p| format!("position {p}")));
     facts.extend(status.lag_ms.map(|ms| format!("lag {}", lag(ms))));
     facts.extend(status.lag_bytes.filter(|b| *b > 0).map(|b| format!("{} behind", bytes(b))));
+    facts.extend(
+        status.spool.as_ref().filter(|s| s.bytes > 0).map(|s| format!("{} of the log spooled", bytes(s.bytes))),
+    );
     if !facts.is_empty() {
         out.push_str(&format!("{}\n", facts.join(", ")));
+    }
+    if let Some(why) = status.spool.as_ref().and_then(|s| s.stopped.as_ref()) {
+        out.push_str(&format!(
+            "{} the log is no longer spooled, because {why}; what comes now has to stay in the source's log until all \
+             tables are live\n",
+            style.yellow("note:")
+        ));
     }
     if let Some(error) = &status.error {
         out.push_str(&super::error(error, style));
@@ -97,6 +107,13 @@ mod tests {
              shop.audit   dw.audit   suspended         1,200         0\n\n\
              suspended shop.audit: no primary key\nhint: add one\n"
         );
+        status.spool = Some(freshet_core::engine::SpoolStatus {
+            bytes: 3 << 20,
+            limit: 4 << 20,
+            stopped: Some("it is full".into()),
+        });
+        let text = job(&status, Style { color: false });
+        assert!(text.contains(" of the log spooled") && text.contains("because it is full"), "{text}");
         assert_eq!(progress::share(&status.tables[0]), Some(0.99));
         status.tables[0].target = TableName::new("shop", "audit");
         assert!(!tables(&status).contains("dw"));

@@ -38,6 +38,7 @@ fn each_event(bytes: &[u8], mariadb: bool, pattern: &str, mut with: impl FnMut(&
         pattern,
         from: Position::at("golden.000001:4"),
         stop: None,
+        spool: None,
         lane: 0,
         watched: Vec::new(),
     };
@@ -120,7 +121,7 @@ fn forged_events_are_read_or_refused() {
         let pattern = TablePattern::parse("fr_types.*", None).unwrap();
         let tables = Vec::new();
         let from = Position::at("golden.000001:4");
-        let request = ChangesRequest { tables, pattern, from, stop: None, lane: 0, watched: Vec::new() };
+        let request = ChangesRequest { tables, pattern, from, stop: None, spool: None, lane: 0, watched: Vec::new() };
         for seed in 0..2000 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut bad = good.clone();

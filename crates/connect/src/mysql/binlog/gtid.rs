@@ -98,6 +98,18 @@ impl GtidSet {
         }
     }
 
+    /// Whether a transaction of MySQL is in it.
+    pub fn holds_mysql(&self, uuid: Uuid, number: u64) -> bool {
+        let GtidSet::MySql(sources) = self else { return false };
+        let intervals = sources.get(&(uuid, String::new()));
+        intervals.is_some_and(|i| i.iter().any(|(from, to)| (*from..=*to).contains(&number)))
+    }
+
+    /// Whether a transaction of MariaDB is in it.
+    pub fn holds_mariadb(&self, domain: u32, sequence: u64) -> bool {
+        matches!(self, GtidSet::MariaDb(domains) if domains.get(&domain).is_some_and(|(_, n)| sequence <= *n))
+    }
+
     fn add(&mut self, uuid: Uuid, tag: &str, from: u64, to: u64) {
         let GtidSet::MySql(sources) = self else { return };
         let intervals = sources.entry((uuid, tag.to_string())).or_default();

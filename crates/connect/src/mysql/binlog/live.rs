@@ -184,6 +184,7 @@ async fn stream_equals_what_the_server_prints_on(o: Options) {
         pattern,
         from: start.low.clone(),
         stop: Some(end.clone()),
+        spool: None,
         lane: 0,
         watched: Vec::new(),
     };

@@ -168,9 +168,38 @@ impl Log {
         })
     }
 
-    /// The server cannot be asked to begin at the position, but sends its file from the beginning.
-    pub(super) fn read_file_from_its_beginning(&mut self) {
-        (self.done, self.here) = (self.position.offset, 4);
+    /// The server sends from the position on; `whole_file`: from its file's beginning, because it cannot be asked for the
+    /// place.
+    pub(super) fn server_sends(&mut self, checksums: bool, whole_file: bool) {
+        self.checksums = checksums;
+        if whole_file {
+            (self.done, self.here) = (self.position.offset, 4);
+        }
+    }
+
+    /// Goes on at another place of the log, between transactions. `checksums`: whether events carry some from there on.
+    pub(super) fn go_on_at(&mut self, file: &str, offset: u64, checksums: bool) {
+        (self.here, self.done, self.checksums) = (offset, 0, checksums);
+        if self.position.file != file {
+            (self.position.file, self.position.offset) = (file.to_string(), offset);
+        }
+    }
+
+    /// Passes over an event that is known already.
+    pub(super) fn pass_over(&mut self, event: &[u8]) {
+        if let Some(header) = Header::parse(event) {
+            self.advance(&header);
+        }
+    }
+
+    /// Behind the last commit; the file and place of what comes next; and whether events carry checksums there.
+    pub(super) fn whereabouts(&self) -> (&LogPosition, u64, bool) {
+        (&self.position, self.here, self.checksums)
+    }
+
+    /// Whether the last event ended a transaction.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.in_transaction && self.wanted.is_none() && self.here == self.position.offset
     }
 
     /// The next thing to hand out.
@@ -897,6 +926,7 @@ mod tests {
             pattern: TablePattern::database("d"),
             from: Position::at(from),
             stop: None,
+            spool: None,
             lane: 0,
         };
         Log::new(LogPosition::parse(&request.from).unwrap(), &request, false, false, StreamOptions::new(1)).unwrap()
@@ -933,7 +963,7 @@ mod tests {
     #[test]
     fn a_position_beyond_4_gib_is_found_from_the_beginning() {
         let mut log = log("b.000001:5000000000");
-        log.read_file_from_its_beginning();
+        log.server_sends(false, true);
         let rotate = [&4_u64.to_le_bytes()[..], b"b.000001"].concat();
         log.read(&event(kind::ROTATE, 0, 0, &rotate)).unwrap();
         let mut at = 4;

@@ -14,11 +14,14 @@ mod log;
 pub mod position;
 mod register;
 mod rows;
+mod spool;
 mod statement;
 mod stream;
 mod survey;
 mod table_map;
 pub mod xa;
 
+pub(in crate::mysql) use self::register::open_spool;
 pub use self::register::{StreamOptions, open};
+pub(in crate::mysql) use self::spool::SpoolReader;
 pub use self::stream::BinlogStream;

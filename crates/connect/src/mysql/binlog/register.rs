@@ -1,16 +1,18 @@
 //! Becoming a replica: the session variables that a server looks at, and from where on its log is asked for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use freshet_core::{ChangesRequest, Error, Result};
+use freshet_core::{ChangesRequest, Error, Result, Spool, Spooling};
 
+use super::super::server_state::ServerState;
 use super::super::side_effects::SideEffects;
 use super::super::types::{Charsets, DecodeOptions};
-use super::super::wire::{Connection, Dump, Flavour, Options};
-use super::again::Again;
+use super::super::wire::{Connection, Dump, EventPackets, Flavour, Options};
 use super::gtid::GtidSet;
 use super::log::Log;
 use super::position::LogPosition;
+use super::spool::SpoolReader;
 use super::stream::BinlogStream;
 
 /// How to stream.
@@ -62,32 +64,89 @@ impl StreamOptions {
     }
 }
 
+/// How to ask the server for its log.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    pub(super) server: Options,
+    pub(super) options: StreamOptions,
+}
+
+/// A server's log as it is sent.
+pub(super) struct Sent {
+    pub(super) packets: EventPackets,
+    /// Whether its events carry checksums.
+    pub(super) checksums: bool,
+    /// It comes from the file's beginning, because the server cannot be asked for the place.
+    pub(super) whole_file: bool,
+}
+
 /// Streams the changes that `request` asks for, over a fresh connection to `server`.
 ///
 /// # Errors
 /// `SourceState` for a position that is not one of this server's flavour; what the server says to the position itself
 /// comes with the stream's first event.
 pub async fn open(
-    mut connection: Connection,
+    connection: Connection,
     server: &Options,
     request: &ChangesRequest,
     options: StreamOptions,
 ) -> Result<BinlogStream> {
+    let mariadb = connection.server.flavour == Flavour::MariaDb;
+    let from = from_of(request, &options)?;
+    let way = Way { server: server.clone(), options: options.clone() };
+    let sent = way.ask(connection, &from).await?;
+    let log = Log::new(from, request, mariadb, sent.checksums, options)?;
+    Ok(BinlogStream::of_server(sent, log, way, kept_in(request)))
+}
+
+/// The same from the part of the log that is kept locally; behind its end the server is asked.
+///
+/// # Errors
+/// As [`open`].
+pub(in crate::mysql) fn open_spool(
+    spool: SpoolReader,
+    flavour: Flavour,
+    server: &Options,
+    request: &ChangesRequest,
+    options: StreamOptions,
+) -> Result<BinlogStream> {
+    let from = from_of(request, &options)?;
+    let way = Way { server: server.clone(), options: options.clone() };
+    let log = Log::new(from, request, flavour == Flavour::MariaDb, false, options)?;
+    Ok(BinlogStream::of_spool(spool, log, way, kept_in(request)))
+}
+
+fn from_of(request: &ChangesRequest, options: &StreamOptions) -> Result<LogPosition> {
     let from = LogPosition::parse(&request.from)?;
-    let flavour = connection.server.flavour;
-    let checksums = prepare(&mut connection, &options).await?;
-    let dump = request_of(&mut connection, &from, &options).await?;
-    connection.set_read_timeout(options.lost_after);
-    let from = match &options.server {
+    Ok(match &options.server {
         Some(server) => from.of_server(server),
         None => from,
-    };
-    let beyond = matches!(&dump, Dump::Position { offset: 4, file, .. } if !file.is_empty()) && from.offset > 4;
-    let mut log = Log::new(from, request, flavour == Flavour::MariaDb, checksums, options)?;
-    if beyond {
-        log.read_file_from_its_beginning();
+    })
+}
+
+fn kept_in(request: &ChangesRequest) -> Option<Arc<Spool>> {
+    match &request.spool {
+        Some(Spooling::Keep(spool)) => Some(Arc::clone(spool)),
+        _ => None,
     }
-    Ok(BinlogStream::new(connection.dump(&dump).await?, log, Again::new(server.clone())))
+}
+
+impl Way {
+    /// Asks for the log from a position on.
+    pub(super) async fn ask(&self, mut connection: Connection, from: &LogPosition) -> Result<Sent> {
+        let checksums = prepare(&mut connection, &self.options).await?;
+        let dump = request_of(&mut connection, from, &self.options).await?;
+        connection.set_read_timeout(self.options.lost_after);
+        let whole_file = matches!(&dump, Dump::Position { offset: 4, file, .. } if !file.is_empty()) && from.offset > 4;
+        Ok(Sent { packets: connection.dump(&dump).await?, checksums, whole_file })
+    }
+
+    /// The same over a new connection, if the server can still give it.
+    pub(super) async fn ask_anew(self, from: LogPosition) -> Result<Sent> {
+        let mut connection = Box::pin(Connection::connect(&self.server)).await?;
+        ServerState::ask(&mut connection).await?.admits(&from)?;
+        self.ask(connection, &from).await
+    }
 }
 
 /// Says what we can take, and how often we want to hear something. Gives whether events will carry checksums.

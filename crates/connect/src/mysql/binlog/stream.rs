@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use freshet_core::{ChangeStream, Error, ErrorKind, Event, Result};
+use freshet_core::{ChangeStream, Error, ErrorKind, Event, Result, Spool};
+use futures::future::BoxFuture;
 
 use super::super::replica_id::ReplicaId;
 use super::super::server_state::purged;
 use super::super::wire::{EventPackets, server_error_number};
 use super::again::Again;
 use super::log::{Log, Wanted};
+use super::register::{Sent, Way};
+use super::spool::{Next, SpoolReader, SpoolWriter};
 
 /// The server's error number for everything that is wrong with a requested place in its log.
 const CANNOT_READ_LOG: u16 = 1236;
@@ -19,15 +22,36 @@ const SAME_ID: u16 = 4052;
 
 /// A running stream of a server's log.
 pub struct BinlogStream {
-    packets: EventPackets,
+    feed: Feed,
     log: Log,
     again: Again,
     replica: Option<Arc<ReplicaId>>,
+    way: Way,
+    /// Where what the server sends is to be kept, and what keeps it.
+    keep: Option<Arc<Spool>>,
+    writer: Option<SpoolWriter>,
+}
+
+/// Where events come from.
+enum Feed {
+    Server(EventPackets),
+    Spool(Box<SpoolReader>),
+    /// The spool has ended.
+    Asking(BoxFuture<'static, Result<Sent>>),
 }
 
 impl BinlogStream {
-    pub(super) fn new(packets: EventPackets, log: Log, again: Again) -> Self {
-        BinlogStream { packets, log, again, replica: None }
+    pub(super) fn of_server(sent: Sent, log: Log, way: Way, keep: Option<Arc<Spool>>) -> Self {
+        let again = Again::new(way.server.clone());
+        let feed = Feed::Server(sent.packets);
+        let mut stream = BinlogStream { feed, log, again, replica: None, way, keep, writer: None };
+        stream.begin(sent.checksums, sent.whole_file);
+        stream
+    }
+
+    pub(super) fn of_spool(spool: SpoolReader, log: Log, way: Way, keep: Option<Arc<Spool>>) -> Self {
+        let again = Again::new(way.server.clone());
+        BinlogStream { feed: Feed::Spool(Box::new(spool)), log, again, replica: None, way, keep, writer: None }
     }
 
     /// With numbers of which another is drawn when the server says that ours is somebody else's as well.
@@ -35,24 +59,51 @@ impl BinlogStream {
         BinlogStream { replica: Some(replica), ..self }
     }
 
-    /// Reads events until there is something to hand out.
+    /// From here on the server sends, and what it sends is kept.
+    fn begin(&mut self, checksums: bool, whole_file: bool) {
+        let (position, _, _) = self.log.whereabouts();
+        if let Some(spool) = &self.keep {
+            self.writer = Some(SpoolWriter::begin(Arc::clone(spool), position, checksums));
+        }
+        self.log.server_sends(checksums, whole_file);
+    }
+
+    /// Reads events until there is something to hand out, which is then in the spool as well.
     async fn fill(&mut self) -> Result<()> {
         while !self.log.has_output() {
             if let Some(wanted) = self.log.wanted().cloned() {
                 self.read_again(&wanted).await?;
                 continue;
             }
-            if let Some(event) = self.packets.buffered()? {
-                self.log.read(event)?;
+            let BinlogStream { feed, log, writer, .. } = &mut *self;
+            let packets = match feed {
+                Feed::Server(packets) => packets,
+                Feed::Spool(spool) => {
+                    if !from_spool(spool, log)? {
+                        let at = self.log.whereabouts().0.clone();
+                        self.feed = Feed::Asking(Box::pin(self.way.clone().ask_anew(at)));
+                    }
+                    continue;
+                }
+                Feed::Asking(asking) => {
+                    let sent = asking.await?;
+                    self.feed = Feed::Server(sent.packets);
+                    self.begin(sent.checksums, sent.whole_file);
+                    continue;
+                }
+            };
+            if let Some(event) = packets.buffered()? {
+                take_in(event, log, writer.as_mut())?;
                 continue;
             }
-            if self.log.is_waiting() && !self.packets.read_more()? {
-                self.log.hand_out_if_complete()?;
+            if log.is_waiting() && !packets.read_more()? {
+                log.hand_out_if_complete()?;
                 continue;
             }
-            let event = self.packets.next().await?;
-            self.log.read(event)?;
+            let event = packets.next().await?;
+            take_in(event, log, writer.as_mut())?;
         }
+        self.writer.iter_mut().for_each(SpoolWriter::flush);
         Ok(())
     }
 
@@ -68,6 +119,31 @@ impl BinlogStream {
         }
         Ok(())
     }
+}
+
+/// Keeps and reads an event of the server.
+pub(super) fn take_in(event: &[u8], log: &mut Log, writer: Option<&mut SpoolWriter>) -> Result<()> {
+    let Some(writer) = writer else { return log.read(event) };
+    writer.event(event);
+    log.read(event)?;
+    if log.is_whole() {
+        let (position, _, checksums) = log.whereabouts();
+        writer.mark(position, checksums);
+    }
+    Ok(())
+}
+
+/// Reads the next thing of the spool; whether there was one.
+pub(super) fn from_spool(spool: &mut SpoolReader, log: &mut Log) -> Result<bool> {
+    let (position, here, _) = log.whereabouts();
+    match spool.next(position, here)? {
+        Next::Place { file, offset, checksums } => log.go_on_at(&file, offset, checksums),
+        Next::Event(event) => log.read(event)?,
+        Next::Held(event) => log.pass_over(event),
+        Next::End if log.is_waiting() => log.hand_out_if_complete()?,
+        Next::End => return Ok(false),
+    }
+    Ok(true)
 }
 
 #[async_trait]
