@@ -1,12 +1,14 @@
 //! `kill -9` of Freshet and of the source at random instants: nothing is lost, nothing is there twice.
 
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use freshet_tests::compare::assert_equal;
-use freshet_tests::freshet::{Sync, prepare_mark};
+use freshet_tests::freshet::{PATIENCE, Sync, prepare_mark};
 use freshet_tests::source::Source;
 use freshet_tests::writer::{BUSY_COLUMNS, Writer};
+use mysql_async::prelude::Queryable;
 
 /// A database with tables that are worth copying, each with 2,000 rows.
 async fn busy_database(source: &Source, name: &str, tables: &[String]) -> String {
@@ -102,4 +104,47 @@ pub(crate) async fn terminate_and_resume(source: Source) {
     assert!(writer.stop().await > 10);
     sync.caught_up(&source, &db).await;
     assert_equal(&mut source.connect().await, &mut sync.connect().await, &db).await;
+}
+
+/// `kill -9` while a query has spilled: what it left on the disk is gone at the next start, and the data is whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn amid_a_query_that_spills() {
+    let extra = ["--query-memory", "16MB"];
+    let mut sync = Sync::new("generator://shop?rows=60000&transactions=1", "shop.*", &extra);
+    sync.spawn();
+    sync.all_live(PATIENCE).await;
+    let count = "SELECT COUNT(*), SUM(quantity) FROM shop.order_items WHERE order_id < 5000";
+    let before: Option<(u64, u64)> = sync.connect().await.query_first(count).await.unwrap();
+    let mut asking = sync.connect().await;
+    let query = tokio::spawn(async move {
+        let sorted = "SELECT MAX(r) FROM (SELECT ROW_NUMBER() OVER (ORDER BY a.order_id * b.order_id % 1000003, \
+                      a.order_id, b.order_id) r FROM shop.order_items a JOIN shop.order_items b \
+                      ON a.product_id = b.product_id) t";
+        asking.query_first::<u64, _>(sorted).await
+    });
+    let spilled = sync.data().join("warehouse").join("tmp");
+    let start = Instant::now();
+    while bytes_in(&spilled) < 1 << 20 {
+        assert!(!query.is_finished(), "it ended before it had spilled: {:?}", query.await);
+        assert!(start.elapsed() < PATIENCE, "nothing is spilled");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sync.kill();
+    assert!(query.await.unwrap().is_err(), "the query outlived its process");
+    assert!(bytes_in(&spilled) > 0, "nothing was left behind: the kill came too late");
+    sync.spawn();
+    let after: Option<(u64, u64)> = sync.connect().await.query_first(count).await.unwrap();
+    assert_eq!(bytes_in(&spilled), 0, "what the killed process had spilled is still there");
+    assert!(before.is_some_and(|(rows, _)| rows > 1_000), "{before:?}");
+    assert_eq!(before, after);
+}
+
+/// Bytes of all files below.
+fn bytes_in(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let bytes = |path: PathBuf| match path.is_dir() {
+        true => bytes_in(&path),
+        false => path.metadata().map_or(0, |m| m.len()),
+    };
+    entries.flatten().map(|e| bytes(e.path())).sum()
 }
