@@ -55,6 +55,7 @@ fn suggests_what_was_meant() {
         (vec!["snyc"], "sync"),
         (vec!["sync", "generator://shop", "--tabels", "x"], "--tables"),
         (vec!["check", "msql://h/x"], "mysql"),
+        (vec!["sync", "generator://shop", "--schema-changes", "leniant"], "did you mean lenient?"),
     ] {
         let out = freshet(&args);
         assert_eq!((out.code, out.stdout.as_str()), (2, ""), "{out:?}");

@@ -15,6 +15,7 @@ mod harness;
 mod keys;
 mod kills;
 mod lanes;
+mod policies;
 mod readme;
 mod scale;
 mod types;
@@ -65,6 +66,11 @@ on_both_servers! {
     lanes::purged_while_paused,
     lanes::refused_and_resumed,
     lanes::purged_while_copied,
+    policies::lenient,
+    policies::ignore,
+    policies::try_evolve,
+    policies::evolve,
+    policies::exception,
     readme::readme,
     bad_input::wrong_password,
     bad_input::no_grant,

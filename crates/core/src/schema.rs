@@ -190,8 +190,12 @@ pub enum TableChange {
     ChangeKey { key: Vec<String> },
     /// Rows have other values from here on, which the log does not show (a new column whose default is computed for
     /// each row, another character set, a dropped partition): the table has to be copied again. Comes behind the step
-    /// that brings it about.
-    Rewrite { reason: String },
+    /// that brings it about. `columns`: the only ones whose values changed; none: any rows may be others.
+    Rewrite {
+        reason: String,
+        #[serde(default)]
+        columns: Vec<String>,
+    },
     /// At sinks only, the end of a copy into a shadow table: its contents take the place of this table's, in one
     /// instant, and the shadow is gone.
     ReplaceBy { shadow: TableName },

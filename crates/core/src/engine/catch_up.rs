@@ -47,7 +47,8 @@ pub(crate) struct Side {
 pub(crate) struct Found {
     /// The log's end when its schema was read.
     low: Position,
-    schema: TableSchema,
+    /// `None`: it was not there.
+    schema: Option<TableSchema>,
 }
 
 impl Side {
@@ -170,6 +171,9 @@ impl Job {
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
         let Some(copy) = &mut record.copy else { return Ok(()) };
         (copy.start, copy.schema_version, copy.phase) = (self.main.position.clone(), version, Phase::Copying);
+        if copy.into == record.target {
+            record.apart = None;
+        }
         record.created = true;
         let mut change = Change::new();
         change.remove_splits(&context.spec.name, name);
@@ -285,20 +289,27 @@ impl Job {
                 continue;
             }
             let start = self.context.source.begin(&TablePattern::tables([&name])).await?;
-            // A table that is gone again: the log will say so.
-            let Some(Discovered { schema, .. }) = start.tables.into_iter().next() else { continue };
-            let schema = match schema {
-                Ok(schema) => schema,
-                Err(e) => {
+            let schema = match start.tables.into_iter().next() {
+                Some(Discovered { schema: Err(e), .. }) => {
                     self.suspend(&name, e, None).await?;
                     continue;
                 }
+                Some(Discovered { schema: Ok(schema), .. }) => Some(schema),
+                None => None,
             };
             if self.found.get(&name).is_none_or(|f| f.schema != schema) {
                 self.found.insert(name, Found { low: start.low, schema });
                 continue;
             }
-            self.queue_found(&name, schema).await?;
+            match schema {
+                Some(schema) => self.queue_found(&name, schema).await?,
+                // Of a table that is gone again the log would have said so by now.
+                None => {
+                    let e = Error::not_found("the table is not there at the source");
+                    let hint = "its target keeps what it had; when the table is created again, it is copied";
+                    self.suspend(&name, e.with("table", &name).hint(hint), None).await?;
+                }
+            }
         }
         Ok(())
     }
@@ -408,7 +419,9 @@ impl Job {
             let schema = schema
                 .ok_or_else(|| Error::corrupt("the store lacks the schema of a table").with("table", &record.name))?;
             tables.push(Arc::new(schema.schema));
-            let route = Route { target: copy.into.clone(), schema_version: copy.schema_version, exact: false };
+            let apart = record.apart.clone().filter(|_| copy.into == record.target).map(Arc::new);
+            let (target, schema_version) = (copy.into.clone(), copy.schema_version);
+            let route = Route { target, schema_version, exact: false, apart };
             side.lane.routes.insert(record.name.clone(), route);
         }
         let request = ChangesRequest {
@@ -538,7 +551,10 @@ impl Job {
             let Some(record) = self.tables.get_mut(name) else { continue };
             if !matches!(record.state, TableState::Suspended { .. }) {
                 record.state = TableState::Live;
-                record.copy = None;
+                // A new copy has the source's definition.
+                if record.copy.take().is_some_and(|copy| copy.into != record.target) {
+                    record.apart = None;
+                }
             }
             change.table(&job, record);
         }
@@ -693,7 +709,10 @@ impl Job {
             return Err(Error::config(format!("{name} cannot be repaired key by key: it is not live or has no key"))
                 .hint(format!("copy it again: freshet resync {} {name}", self.name())));
         };
-        let rows = rows_now(&context, schema, keys).await?;
+        let mut rows = rows_now(&context, schema, keys).await?;
+        if let Some(apart) = self.tables.get(name).and_then(|t| t.apart.as_ref()) {
+            rows = apart.rows(&rows)?;
+        }
         let high = context.source.end(None).await?.position;
         let number = self.number().await?;
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };

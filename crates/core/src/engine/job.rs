@@ -311,6 +311,7 @@ impl Job {
             self.side = Some(Side::new(Lane::new(&context, id, record)));
         }
         context.progress.set_tables(self.tables.values());
+        context.progress.job(|s| s.left_out = self.ledger.left_out.iter().map(ToString::to_string).collect());
         for table in self.tables.values() {
             let splits = store.splits(job, &table.name)?;
             context.progress.table(&table.name, |t| {
@@ -356,6 +357,7 @@ impl Job {
                 rows_estimated: found.rows,
                 state,
                 copy,
+                apart: None,
             };
             change.table(&job, &record).remove_splits(&job, &found.name);
             if let Ok(schema) = found.schema {
@@ -535,7 +537,8 @@ impl Job {
                 }
                 _ => return None,
             };
-            Some((t.name.clone(), Route { target: target.clone(), schema_version: t.schema_version, exact }))
+            let apart = t.apart.clone().filter(|_| *target == t.target).map(Arc::new);
+            Some((t.name.clone(), Route { target: target.clone(), schema_version: t.schema_version, exact, apart }))
         };
         self.main.routes = self.tables.values().filter_map(route).collect();
     }

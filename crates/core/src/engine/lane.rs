@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::intent::{Intent, Label, LoadIntent, Writer};
 use crate::position::Position;
 use crate::schema::TableName;
-use crate::store::{Change, DdlIntent, LaneRecord, Parked, Store};
+use crate::store::{Apart, Change, DdlIntent, LaneRecord, Parked, Store};
 
 /// The main lane.
 pub(crate) const MAIN: u32 = 0;
@@ -70,6 +70,8 @@ pub(crate) struct Route {
     pub(crate) schema_version: u32,
     /// Whether the target is equal to the source at the lane's position.
     pub(crate) exact: bool,
+    /// How the target differs from the source's definition, if it does.
+    pub(crate) apart: Option<Arc<Apart>>,
 }
 
 /// A flush under way.
@@ -351,6 +353,9 @@ impl Lane {
                     }
                     Err(e) => return Err(e),
                 }
+            }
+            if let Some(apart) = &route.apart {
+                folded = folded.iter().map(|rows| apart.rows(rows)).collect::<Result<_>>()?;
             }
             let label = self.writer.label(
                 &name.table,

@@ -9,6 +9,7 @@ mod fold;
 mod job;
 mod lane;
 mod log_spool;
+mod policy;
 mod read_back;
 mod reader;
 mod schema_change;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use job::Rules;
+pub use policy::SchemaPolicy;
 pub use spec::{JobOptions, JobSpec};
 pub use status::{JobState, JobStatus, SpoolStatus, TableStatus};
 pub use verify::{Difference, Mismatch, TableReport, VerifyOptions, VerifyReport};
@@ -527,6 +529,8 @@ impl Engine {
             transactions: 0,
             tables,
             error: record.failed.clone(),
+            schema_changes: record.spec.options.schema_changes,
+            left_out: self.store.ledger(name)?.left_out.iter().map(ToString::to_string).collect(),
             started_ms: None,
             spool: None,
         })

@@ -1,8 +1,9 @@
 //! Schema changes: only the main lane applies them, as barriers. The change is planned, stored as an intent with its
 //! statements, applied statement by statement with each step recorded, and then position, tables and schema history
 //! move in one transaction. A table that is being copied meanwhile is copied again, from behind the change. What cannot
-//! be planned or applied suspends that table; the others go on. The end of a round of the catch-up lane, where shadows
-//! take their tables' places, goes the same way.
+//! be planned or applied suspends that table; the others go on. What a target does that the job's policy keeps from
+//! following in any case, `policy.rs` decides. The end of a round of the catch-up lane, where shadows take their tables'
+//! places, goes the same way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,16 +11,21 @@ use std::sync::Arc;
 use crate::connector::Statement;
 use crate::engine::job::{Job, give_up_copy, queued, with_retries};
 use crate::engine::lane::MAIN;
+use crate::engine::policy::{NOTES, SchemaPolicy, decide, refused_by_policy};
 use crate::engine::status::JobState;
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::schema::{SchemaChange, TableChange, TableName, TableSchema};
-use crate::store::{Change, CopyRecord, DdlIntent, DdlStep, Ledger, Phase, SchemaRecord, TableRecord, TableState};
+use crate::store::{
+    Apart, Change, CopyRecord, DdlIntent, DdlStep, Ledger, LeftOut, Phase, SchemaRecord, TableRecord, TableState,
+};
 
 /// What a schema change amounts to: the statements, and the tables behind it.
 #[derive(Debug, Default)]
 struct Plan {
     steps: Vec<DdlStep>,
+    /// For each of them, which step of the change it belongs to.
+    numbers: Vec<usize>,
     tables: BTreeMap<TableName, TableRecord>,
     schemas: BTreeMap<TableName, (u32, Arc<TableSchema>)>,
     ledger: Ledger,
@@ -29,7 +35,12 @@ struct Plan {
     creates: BTreeSet<TableName>,
     /// Tables that cannot follow, by their name behind the change.
     failed: BTreeMap<TableName, Error>,
+    /// Steps that a sink has refused and that are left out: of each table from this one on.
+    refused: Refused,
 }
+
+/// Of a table the first step that its sink has refused, and why.
+type Refused = BTreeMap<TableName, (usize, Error)>;
 
 impl Job {
     /// Applies a schema change whose position is behind everything flushed; `to` is the position behind it. `joined`
@@ -49,7 +60,7 @@ impl Job {
                 }
             }
         }
-        let plan = self.plan_schema_change(&change)?;
+        let plan = self.plan_schema_change(&change, Refused::new())?;
         let only_recorded = plan.steps.is_empty();
         self.main.ddl = Some(DdlIntent { change, to, steps: plan.steps, done: 0, joined });
         if !only_recorded {
@@ -64,11 +75,11 @@ impl Job {
     pub(crate) async fn finish_schema_change(&mut self) -> Result<()> {
         let Some(intent) = self.main.ddl.clone() else { return Ok(()) };
         let context = Arc::clone(&self.context);
-        let mut plan = self.plan_schema_change(&intent.change)?;
+        let mut plan = self.plan_schema_change(&intent.change, Refused::new())?;
         tracing::info!(job = self.name(), "schema change: {}", intent.change.statement);
-        let mut given_up: BTreeMap<TableName, Error> = BTreeMap::new();
+        let (mut given_up, mut refused): (BTreeMap<TableName, Error>, Refused) = Default::default();
         for (number, step) in intent.steps.iter().enumerate().skip(intent.done) {
-            if !given_up.contains_key(&step.table) {
+            if !given_up.contains_key(&step.table) && !refused.contains_key(&step.table) {
                 let sink = &context.sink;
                 let result =
                     with_retries(|| sink.apply(&step.label, &step.statement), |e, pause| self.retrying(e, pause)).await;
@@ -76,17 +87,25 @@ impl Job {
                     if !error.kind.is_about_a_table() {
                         return Err(error);
                     }
-                    let error = error.with("statement at the source", &intent.change.statement);
-                    given_up.insert(step.table.clone(), error);
+                    let at = plan.numbers.get(number).copied().unwrap_or_default();
+                    if self.may_be_left_out(&intent.change, at) {
+                        refused.insert(step.table.clone(), (at, error));
+                    } else {
+                        let error = error.with("statement at the source", &intent.change.statement);
+                        given_up.insert(step.table.clone(), error);
+                    }
                 }
             }
             if let Some(ddl) = &mut self.main.ddl {
                 ddl.done = number + 1;
             }
             // The last step is recorded together with the new tables.
-            if number + 1 < intent.steps.len() && given_up.is_empty() {
+            if number + 1 < intent.steps.len() && given_up.is_empty() && refused.is_empty() {
                 self.main.store(&context, Change::new()).await?;
             }
+        }
+        if !refused.is_empty() {
+            plan = self.plan_schema_change(&intent.change, refused)?;
         }
         plan.failed.extend(given_up);
         self.store_schema_change(plan, intent.to, intent.joined).await
@@ -138,25 +157,42 @@ impl Job {
         self.context.progress.set_tables(self.tables.values());
         self.state(JobState::Streaming);
         let position = self.main.position.to_string();
-        self.context.progress.job(|s| s.position = Some(position));
+        let left_out = self.ledger.left_out.iter().map(ToString::to_string).collect();
+        self.context.progress.job(|s| (s.position, s.left_out) = (Some(position), left_out));
         if !joined.is_empty() {
             self.after_round(true).await?;
         }
         Ok(())
     }
 
+    /// Whether the table goes on without a step that its sink has refused.
+    fn may_be_left_out(&self, change: &SchemaChange, number: usize) -> bool {
+        let table_itself = |step: &TableChange| {
+            matches!(step, TableChange::CreateTable(_) | TableChange::ReplaceBy { .. } | TableChange::DropTable)
+                || matches!(step, TableChange::RenameTable { .. })
+        };
+        self.policy() == SchemaPolicy::TryEvolve
+            && change.steps.get(number).is_some_and(|(_, step)| !table_itself(step))
+    }
+
+    fn policy(&self) -> SchemaPolicy {
+        self.context.spec.options.schema_changes
+    }
+
     /// The statements and the tables behind a change. Looks at nothing but the stored tables.
-    fn plan_schema_change(&self, change: &SchemaChange) -> Result<Plan> {
+    fn plan_schema_change(&self, change: &SchemaChange, refused: Refused) -> Result<Plan> {
+        let copied = |(name, step): &&(TableName, TableChange)| self.needs_copy(step) && self.copies_for(change, name);
         let mut plan = Plan {
             tables: self.tables.clone(),
             schemas: self.schemas.clone(),
             ledger: self.ledger.clone(),
-            replaced: change.steps.iter().filter(|(_, step)| self.needs_copy(step)).map(|(n, _)| n.clone()).collect(),
+            replaced: change.steps.iter().filter(copied).map(|(name, _)| name.clone()).collect(),
+            refused,
             ..Plan::default()
         };
         let from = self.main.position.to_string();
         for (number, (name, step)) in change.steps.iter().enumerate() {
-            let statements = match self.plan_step(&mut plan, name, step) {
+            let statements = match self.plan_step(&mut plan, change, number) {
                 Ok(statements) => statements,
                 Err(error) => {
                     plan.failed.insert(name.clone(), error.with("statement at the source", &change.statement));
@@ -169,17 +205,19 @@ impl Job {
                     .writer
                     .label("ddl", &[&name.to_string(), &from, &number.to_string(), &part.to_string(), &statement.0]);
                 plan.steps.push(DdlStep { table: plan_name(name, step), label, statement });
+                plan.numbers.push(number);
             }
         }
         Ok(plan)
     }
 
     /// One step: moves the plan's tables on and returns the statements for the sink.
-    fn plan_step(&self, plan: &mut Plan, name: &TableName, step: &TableChange) -> Result<Vec<Statement>> {
+    fn plan_step(&self, plan: &mut Plan, change: &SchemaChange, number: usize) -> Result<Vec<Statement>> {
+        let (name, step) = &change.steps[number];
         if let TableChange::CreateTable(schema) = step {
             return self.plan_create(plan, name, schema);
         }
-        let Some(record) = plan.tables.get(name).cloned() else {
+        let Some(mut record) = plan.tables.get(name).cloned() else {
             if let TableChange::RenameTable { to } = step {
                 self.plan_arrival(plan, to);
             }
@@ -188,27 +226,54 @@ impl Job {
         let schema = plan.schemas.get(name).cloned();
         let after = schema.as_ref().map(|(_, s)| s.after(step)).transpose()?.flatten();
         let statements = match step {
+            TableChange::DropTable if record.created && self.policy() == SchemaPolicy::Exception => {
+                let drop = format!("freshet sql 'DROP TABLE {}'", record.target.quoted());
+                return Err(refused_by_policy().hint(format!(
+                    "the table is gone at the source, its target keeps what it had: when nobody needs it, {drop}"
+                )));
+            }
             TableChange::DropTable => {
                 plan.tables.remove(name);
                 plan.schemas.remove(name);
                 give_up_copy(&mut record.clone(), &mut plan.ledger);
-                return if record.created {
-                    self.context.sink.plan(&record.target, step, None)
-                } else {
-                    Ok(Vec::new())
+                return match (record.created, self.policy().keeps()) {
+                    (false, _) => Ok(Vec::new()),
+                    (true, false) => self.context.sink.plan(&record.target, step, None),
+                    (true, true) => {
+                        let what = format!("{name} was dropped: its target {} stays", record.target);
+                        plan.ledger.left_out.push(LeftOut::new(what, &change.statement));
+                        let too_many = plan.ledger.left_out.len().saturating_sub(NOTES);
+                        plan.ledger.left_out.drain(..too_many);
+                        plan.ledger.left.push(record.target);
+                        Ok(Vec::new())
+                    }
                 };
             }
             TableChange::RenameTable { to } => return self.plan_rename(plan, record, schema, to),
             TableChange::ReplaceBy { .. } => return self.context.sink.plan(&record.target, step, None),
             _ if plan.replaced.contains(name) => Vec::new(),
-            _ => self.plan_at_sink(&record, step, after.as_ref())?,
+            _ => {
+                let refused = plan.refused.get(name).filter(|(from, _)| number >= *from).map(|(_, error)| error);
+                let mut statements = match (&schema, &after) {
+                    (Some((_, before)), Some(after))
+                        if self.policy() != SchemaPolicy::Evolve && is_written(&record) =>
+                    {
+                        let (statements, apart) = self.follow(&record, before, after, (step, change), refused)?;
+                        record.apart = apart;
+                        statements
+                    }
+                    _ => self.plan_at_target(&record, step, after.as_ref())?,
+                };
+                statements.extend(self.plan_at_copy(&record, step, after.as_ref())?);
+                statements
+            }
         };
-        let mut record = record;
         if let (Some((version, before)), Some(after)) = (schema, after) {
             record.schema_version = if after == *before { version } else { version + 1 };
             plan.schemas.insert(name.clone(), (record.schema_version, Arc::new(after)));
         }
-        self.copy_again(&mut record, step, &mut plan.ledger);
+        let needs_copy = self.needs_copy(step) && plan.replaced.contains(name);
+        self.copy_again(&mut record, step, needs_copy, &mut plan.ledger);
         plan.tables.insert(name.clone(), record);
         Ok(statements)
     }
@@ -222,10 +287,70 @@ impl Job {
         }
     }
 
+    /// Whether the job's policy lets a table be copied again because of this change. A new copy has the source's
+    /// definition and rows: what a target has kept would be lost.
+    fn copies_for(&self, change: &SchemaChange, name: &TableName) -> bool {
+        let Some(record) = self.tables.get(name).filter(|t| is_written(t)) else { return true };
+        let takes = |step: &TableChange| {
+            matches!(step, TableChange::DropColumn { .. } | TableChange::RenameColumn { .. } | TableChange::Truncate)
+        };
+        match self.policy() {
+            SchemaPolicy::Evolve | SchemaPolicy::TryEvolve => true,
+            SchemaPolicy::Lenient => {
+                record.apart.is_none() && !change.steps.iter().any(|(of, step)| of == name && takes(step))
+            }
+            SchemaPolicy::Ignore | SchemaPolicy::Exception => false,
+        }
+    }
+
+    /// What a step becomes at a target under a policy that need not follow: its statements, and how the target stands to
+    /// its source then.
+    fn follow(
+        &self,
+        record: &TableRecord,
+        before: &TableSchema,
+        after: &TableSchema,
+        (step, change): (&TableChange, &SchemaChange),
+        refused: Option<&Error>,
+    ) -> Result<(Vec<Statement>, Option<Apart>)> {
+        use SchemaPolicy::{Ignore, Lenient, TryEvolve};
+        let own = [self.policy()];
+        let policies: &[SchemaPolicy] = match (own, refused) {
+            (_, Some(_)) => &[Ignore],
+            ([TryEvolve], None) => &[TryEvolve, Lenient, Ignore],
+            _ => &own,
+        };
+        let mut why = refused.cloned();
+        for policy in policies {
+            let apart = Apart::of(record, before);
+            let mut target = apart.schema(before);
+            let done = decide(*policy, before, &target, step).and_then(|decision| {
+                let mut statements = Vec::new();
+                for change in &decision.does {
+                    target = target.after(change)?.unwrap_or(target.clone());
+                    statements.extend(self.context.sink.plan(&record.target, change, Some(&target))?);
+                }
+                Ok((statements, decision))
+            });
+            match done {
+                Ok((statements, mut decision)) => {
+                    if let (Some(what), Some(why)) = (&mut decision.left_out, &why) {
+                        *what = format!("{what}, because the target refused: {}", why.line());
+                    }
+                    return Ok((statements, apart.after(decision, target, after, &change.statement)));
+                }
+                Err(error) => why = why.or(Some(error)),
+            }
+        }
+        let (job, table) = (self.name(), &record.name);
+        Err(why.unwrap_or_else(refused_by_policy).hint(format!(
+            "freshet resync {job} {table} copies it with its definition of now; until then the target stays as it is"
+        )))
+    }
+
     /// What a step makes of a table's copy, and whether it needs one.
-    fn copy_again(&self, record: &mut TableRecord, step: &TableChange, ledger: &mut Ledger) {
+    fn copy_again(&self, record: &mut TableRecord, step: &TableChange, needs_copy: bool, ledger: &mut Ledger) {
         let version = record.schema_version;
-        let needs_copy = self.needs_copy(step);
         if let TableState::Suspended { at, .. } = &mut record.state {
             if disturbs_a_copy(step) {
                 *at = None;
@@ -248,27 +373,34 @@ impl Job {
         }
     }
 
-    fn plan_at_sink(
+    fn plan_at_target(
         &self,
         record: &TableRecord,
         step: &TableChange,
         after: Option<&TableSchema>,
     ) -> Result<Vec<Statement>> {
-        if matches!(step, TableChange::ChangeKey { .. } | TableChange::Rewrite { .. }) {
+        if !is_written(record) || is_for_a_copy(step) {
             return Ok(Vec::new());
         }
-        let mut statements = Vec::new();
-        if matches!(record.state, TableState::Live | TableState::CatchingUp { .. }) {
-            statements.extend(self.context.sink.plan(&record.target, step, after)?);
-        }
+        self.context.sink.plan(&record.target, step, after)
+    }
+
+    /// A copy has the source's definition, whatever the policy.
+    fn plan_at_copy(
+        &self,
+        record: &TableRecord,
+        step: &TableChange,
+        after: Option<&TableSchema>,
+    ) -> Result<Vec<Statement>> {
         if let Some(CopyRecord { into, phase, .. }) = &record.copy
             && !matches!(phase, Phase::Queued | Phase::Found)
             && !(disturbs_a_copy(step) && self.context.rules.copy_again)
             && !matches!(record.state, TableState::Suspended { .. })
+            && !is_for_a_copy(step)
         {
-            statements.extend(self.context.sink.plan(into, step, after)?);
+            return self.context.sink.plan(into, step, after);
         }
-        Ok(statements)
+        Ok(Vec::new())
     }
 
     /// A table gets another name. One that the job does not follow under it leaves the job; its target stays. Where the
@@ -281,6 +413,8 @@ impl Job {
         to: &TableName,
     ) -> Result<Vec<Statement>> {
         let name = record.name.clone();
+        let stays = self.policy() == SchemaPolicy::Exception;
+        let refused = stays && is_written(&record);
         plan.tables.remove(&name);
         plan.schemas.remove(&name);
         give_up_copy(&mut record, &mut plan.ledger);
@@ -294,6 +428,11 @@ impl Job {
         }
         let target = self.context.spec.target(to);
         let mut statements = Vec::new();
+        // One that was dropped, and that the policy has suspended.
+        if let Some(mut old) = plan.tables.remove(to) {
+            give_up_copy(&mut old, &mut plan.ledger);
+            plan.ledger.left.extend(old.created.then_some(old.target));
+        }
         if record.created {
             // The target of a table that has left under this name gives way.
             let planned = match plan.ledger.left.contains(&target) && target.database == record.target.database {
@@ -306,11 +445,11 @@ impl Job {
                 }
             };
             match planned {
-                Ok(planned) => {
+                Ok(planned) if !stays => {
                     come_back(&mut plan.ledger, &target);
                     statements = planned;
                 }
-                Err(_) => {
+                _ => {
                     plan.ledger.left.push(record.target.clone());
                     record.created = come_back(&mut plan.ledger, &target);
                     if !matches!(record.state, TableState::Suspended { .. }) {
@@ -343,9 +482,11 @@ impl Job {
         } else if was_resynced(&self.tables, &name) {
             record.copy = Some(queued(&record.target, &self.main.position, record.schema_version));
         }
-        if let Some(error) = plan.failed.remove(&name) {
-            plan.failed.insert(to.clone(), error);
-        }
+        let failed = plan.failed.remove(&name).or_else(|| {
+            let how = format!("freshet resync {} {to} copies it to {}", self.name(), record.target);
+            refused.then(|| refused_by_policy().with("renamed from", &name).hint(how))
+        });
+        plan.failed.extend(failed.map(|error| (to.clone(), error)));
         plan.tables.insert(to.clone(), record);
         Ok(statements)
     }
@@ -367,6 +508,7 @@ impl Job {
             rows_estimated: None,
             state: TableState::Away,
             copy: Some(copy),
+            apart: None,
         };
         plan.schemas.remove(name);
         plan.tables.insert(name.clone(), record);
@@ -389,6 +531,7 @@ impl Job {
             rows_estimated: None,
             state: if created { TableState::Away } else { TableState::Live },
             copy: created.then(|| queued(&target, &self.main.position, version)),
+            apart: None,
         };
         plan.tables.insert(name.clone(), record);
         plan.schemas.insert(name.clone(), (version, Arc::new(schema.clone())));
@@ -418,6 +561,16 @@ fn replaced(plan: &mut Plan, name: &TableName) -> bool {
 /// Whether a live table was being copied again under that name.
 fn was_resynced(tables: &BTreeMap<TableName, TableRecord>, name: &TableName) -> bool {
     tables.get(name).is_some_and(|t| t.copy.is_some() && !matches!(t.state, TableState::Suspended { .. }))
+}
+
+/// Whether the main lane writes the target.
+fn is_written(record: &TableRecord) -> bool {
+    matches!(record.state, TableState::Live | TableState::CatchingUp { .. })
+}
+
+/// Whether a step asks nothing of a target but a new copy.
+fn is_for_a_copy(step: &TableChange) -> bool {
+    matches!(step, TableChange::ChangeKey { .. } | TableChange::Rewrite { .. })
 }
 
 /// Whether rows that a copy has read while this happened may be of another shape, or of another table.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::policy::SchemaPolicy;
 use crate::error::{Error, Result};
 use crate::pattern::TablePattern;
 use crate::schema::TableName;
@@ -44,6 +45,8 @@ pub struct JobOptions {
     /// Bytes of the source's log that are kept in the data directory while tables are on their way, for the case that the
     /// source purges it meanwhile; 0: none.
     pub spool_bytes: u64,
+    /// What is done when a table's definition changes.
+    pub schema_changes: SchemaPolicy,
 }
 
 impl Default for JobOptions {
@@ -56,6 +59,7 @@ impl Default for JobOptions {
             split_rows: 100_000,
             replace: false,
             spool_bytes: 4 << 30,
+            schema_changes: SchemaPolicy::Evolve,
         }
     }
 }

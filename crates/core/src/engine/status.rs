@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::policy::SchemaPolicy;
 use crate::error::Error;
 use crate::schema::TableName;
 use crate::store::{Phase, TableRecord, TableState};
@@ -67,6 +68,12 @@ pub struct JobStatus {
     pub tables: Vec<TableStatus>,
     /// Why the job retries or has failed.
     pub error: Option<Error>,
+    /// The job's policy for schema changes.
+    #[serde(default)]
+    pub schema_changes: SchemaPolicy,
+    /// Tables that are gone at the source and whose targets stay, by that policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// When this process began with the job, milliseconds since 1970.
     pub started_ms: Option<i64>,
     /// The part of the source's log that is kept locally while tables are on their way.
@@ -112,6 +119,9 @@ pub struct TableStatus {
     /// How far a new copy of a live table is, which takes its place when it is level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync: Option<String>,
+    /// What the target has not followed of the source's schema changes, by the job's policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 impl TableStatus {
@@ -129,6 +139,7 @@ impl TableStatus {
             changes: 0,
             error: None,
             resync: None,
+            left_out: Vec::new(),
         };
         status.set_state(record);
         status
@@ -142,6 +153,8 @@ impl TableStatus {
             Phase::Copied { .. } | Phase::CatchingUp { .. } => "catching_up",
         });
         (self.error, self.resync) = (None, None);
+        let notes = record.apart.iter().flat_map(|apart| &apart.left_out);
+        self.left_out = notes.map(ToString::to_string).collect();
         self.state = match &record.state {
             TableState::Away => way.unwrap_or("pending"),
             TableState::CatchingUp { .. } => "catching_up",

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::pattern::TablePattern;
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
-use crate::store::{TableRecord, TableState};
+use crate::store::{Apart, TableRecord, TableState};
 use crate::text::render;
 
 /// Rows of a range.
@@ -73,6 +73,9 @@ pub struct TableReport {
     /// How many of them were written anew.
     #[serde(default)]
     pub repaired: u64,
+    /// What was not compared, because the job's policy for schema changes left it out at the target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Why it could not be compared.
     pub error: Option<Error>,
 }
@@ -162,6 +165,7 @@ impl Verifier<'_> {
             differing: 0,
             keys: Vec::new(),
             repaired: 0,
+            left_out: Vec::new(),
             error: None,
         };
         if let Err(error) = self.compare(record, &mut report, progress).await {
@@ -191,6 +195,10 @@ impl Verifier<'_> {
             .find(|s| s.version == record.schema_version)
             .map(|s| Arc::new(s.schema))
             .ok_or_else(|| Error::corrupt("the store lacks the schema of a table"))?;
+        let schema = match &record.apart {
+            Some(apart) => Arc::new(comparable(apart, &schema, report)?),
+            None => schema,
+        };
         let ranges = self.ranges(&schema).await?;
         let every = self.options.sample.map_or(1, |n| ranges.len().div_ceil(n.max(1) as usize)).max(1);
         for range in ranges.into_iter().step_by(every) {
@@ -262,7 +270,10 @@ impl Verifier<'_> {
                 let rows = self.sink.rows(&record.target, schema, range).await?;
                 let target = self.keys(rows, schema, part, Some(range)).await?;
                 let after = self.keys(self.source.text(schema, range).await?, schema, part, None).await?;
-                let found = differing(&before, &target, &after);
+                let mut found = differing(&before, &target, &after);
+                if record.apart.as_ref().is_some_and(|a| a.rows_kept) {
+                    found.retain(|(_, what)| *what != Mismatch::Extra);
+                }
                 let still = suspects.map_or(found.clone(), |s| s.intersection(&found).cloned().collect());
                 if still.is_empty() {
                     suspects = None;
@@ -320,6 +331,25 @@ impl Verifier<'_> {
         }
         Ok(keys)
     }
+}
+
+/// The columns in which the target is to be equal; what is left out goes into the report.
+fn comparable(apart: &Apart, schema: &TableSchema, report: &mut TableReport) -> Result<TableSchema> {
+    if apart.rows_kept && !schema.has_key() {
+        return Err(Error::unsupported("the target keeps rows of before the table was emptied, and has no key")
+            .hint("copy the table again, then they are equal: freshet resync JOB TABLE"));
+    }
+    let columns = apart.equal_columns(schema);
+    let missing = |c: &&crate::Column| !columns.iter().any(|same| same.name == c.name);
+    let theirs = schema.columns.iter().filter(missing).map(|c| c.name.clone());
+    let left_out: BTreeSet<String> = theirs.chain(apart.incomplete.iter().cloned()).collect();
+    if !left_out.is_empty() {
+        report.left_out.push(format!("columns {}", left_out.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    if apart.rows_kept {
+        report.left_out.push("rows of before the table was emptied".into());
+    }
+    Ok(TableSchema { columns, ..schema.clone() })
 }
 
 fn is_ordered_alike(schema: &TableSchema) -> bool {

@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use records::{
-    CopyRecord, DdlIntent, DdlStep, Desired, Doubt, JobRecord, LaneRecord, Ledger, Parked, Phase, RejectedRow,
-    SchemaRecord, SplitRecord, TableRecord, TableState,
+    Apart, CopyRecord, DdlIntent, DdlStep, Desired, Doubt, JobRecord, LaneRecord, Ledger, LeftOut, Parked, Phase,
+    RejectedRow, SchemaRecord, SplitRecord, TableRecord, TableState,
 };
 
 use crate::error::{Error, ErrorKind, Result};

@@ -7,7 +7,7 @@ use crate::engine::JobSpec;
 use crate::error::Error;
 use crate::intent::{Intent, Label};
 use crate::position::Position;
-use crate::schema::{SchemaChange, TableName, TableSchema};
+use crate::schema::{Column, SchemaChange, TableName, TableSchema};
 
 /// What a person wants a job to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +129,38 @@ pub struct TableRecord {
     /// Its copy, or its way back: always there for [`TableState::Away`]; for a live table it is a resync into a shadow.
     #[serde(default)]
     pub copy: Option<CopyRecord>,
+    /// How the target differs from the source's definition, where the job's policy for schema changes let it; a new copy
+    /// takes the source's definition over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart: Option<Apart>,
+}
+
+/// A target that has not followed every schema change of its source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Apart {
+    /// The target's own columns. Its key is the source's.
+    pub columns: Vec<Column>,
+    /// Those of them that are not equal to the source's: the source has them no more, or rows of before lack its values.
+    pub incomplete: Vec<String>,
+    /// Rows are kept that the source has no more, since it was emptied.
+    pub rows_kept: bool,
+    /// What was left out or done otherwise, the newest last.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A part of a schema change that a target has not followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// What, for people.
+    pub what: String,
+    /// The statement at the source, cut when it is long.
+    pub statement: String,
+}
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.what, self.statement)
+    }
 }
 
 /// A table on its way to the main lane.
@@ -185,6 +217,9 @@ pub struct Ledger {
     /// What was begun besides the lanes and copies, or by an earlier incarnation of the job.
     #[serde(default)]
     pub doubts: Vec<Doubt>,
+    /// What targets of tables that are gone have not followed: they keep their rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
 }
 
 /// Something at the sink that may not be done, or be done late, until the sink has been asked.

@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use freshet_core::engine::{Connectors, Engine, JobOptions, JobSpec, Rules};
-use freshet_core::store::{CopyRecord, Phase, Probe, Store, TableRecord, TableState};
+use freshet_core::engine::{Connectors, Engine, JobOptions, JobSpec, Rules, SchemaPolicy};
+use freshet_core::store::{Apart, CopyRecord, Phase, Probe, Store, TableRecord, TableState};
 use freshet_core::{Label, Sink, Source, TablePattern};
 
 use faults::Faults;
@@ -74,6 +74,7 @@ impl Sim {
             atomic: shape.atomic_sink,
             reject: shape.reject,
             rejected: Arc::default(),
+            policy: policy(seed),
         };
         let store = Store::in_memory(None).expect("memory");
         Sim { world, faults, source, sink, store, rules, found: Arc::default() }
@@ -128,6 +129,7 @@ impl Sim {
             split_rows: 10,
             replace: false,
             spool_bytes: 0,
+            schema_changes: self.sink.policy,
         };
         let spec = JobSpec {
             name: JOB.into(),
@@ -274,7 +276,9 @@ impl Sim {
                 let now = world.log.len();
                 world.copied_at.get_or_insert(now);
             }
-            let done = |t: &TableRecord| t.state == TableState::Live && t.copy.is_none();
+            // What is gone stays suspended under `exception`.
+            let gone = self.gone();
+            let done = |t: &TableRecord| t.state == TableState::Live && t.copy.is_none() || gone(t);
             let ledger = self.store.ledger(JOB).expect("readable");
             let clean = ledger.garbage.is_empty() && ledger.side.is_none();
             if finished && settled && clean && Set::of(&lane.position) == end && tables.iter().all(done) {
@@ -283,10 +287,19 @@ impl Sim {
         }
     }
 
+    /// Tables that the source has no more and that the job keeps.
+    fn gone(&self) -> impl Fn(&TableRecord) -> bool + use<> {
+        let world = self.world.lock().unwrap();
+        let there: BTreeSet<_> = world.states[world.log.len()].keys().cloned().collect();
+        let keeps = self.sink.policy == SchemaPolicy::Exception;
+        move |t| keeps && matches!(t.state, TableState::Suspended { .. }) && !there.contains(&t.name)
+    }
+
     /// A person resyncs tables, and brings suspended ones back.
     async fn ask(&self, engine: &Arc<Engine>, tables: &[TableRecord], finished: bool) {
         let resync = self.world.lock().unwrap().shape.resync;
-        for table in tables {
+        let gone = self.gone();
+        for table in tables.iter().filter(|t| !finished || !gone(t)) {
             if let TableState::Suspended { at, .. } = &table.state
                 && (finished || self.faults.chance(0.1))
             {
@@ -339,7 +352,7 @@ fn compare(store: &Store, world: &Mutex<World>, sink: &ModelSink, found: &Mutex<
     let ledger = store.ledger(JOB).expect("readable");
     let tables = store.tables(JOB).expect("readable");
     let world = world.lock().unwrap();
-    let state = sink.state.lock().unwrap();
+    let (state, by) = (sink.state.lock().unwrap(), sink.policy);
     let mut found = found.lock().unwrap();
     let in_ddl = main.ddl.is_some();
     let side = ledger.side.and_then(|id| store.lane(JOB, id).expect("readable"));
@@ -377,6 +390,16 @@ fn compare(store: &Store, world: &Mutex<World>, sink: &ModelSink, found: &Mutex<
                 _ => continue,
             };
             let (source, sink) = (state_at.get(&table.name), state.tables.get(target));
+            if let Some(apart) = table.apart.as_ref().filter(|_| *target == table.target) {
+                let (Some(source), Some(there)) = (source, sink) else {
+                    differs(format!("{} is apart and not on both sides", table.name));
+                    continue;
+                };
+                if let Err(what) = keeps_its_promise(by, apart, source, there, &world.touched()) {
+                    differs(format!("{}: {what}; {apart:?}", table.name));
+                }
+                continue;
+            }
             let (source, sink) = (source.map(world::Table::shown), sink.map(world::Table::shown));
             if source != sink {
                 let rows = |shown: &Option<String>| -> Vec<String> {
@@ -394,6 +417,43 @@ fn compare(store: &Store, world: &Mutex<World>, sink: &ModelSink, found: &Mutex<
             let tables: String = tables.iter().map(record).collect();
             found.difference.get_or_insert(difference + &tables);
         }
+    }
+}
+
+/// The policy for schema changes that a seed's job has; apart from the seed's other draws, so that they stay the same.
+fn policy(seed: u64) -> SchemaPolicy {
+    let all = SchemaPolicy::ALL.map(|(_, policy)| policy);
+    *all.get(Rng::with_seed(seed ^ 0x0070_11c7).usize(..12)).unwrap_or(&SchemaPolicy::Evolve)
+}
+
+/// What the policy promises of a target that has not followed every schema change.
+fn keeps_its_promise(
+    policy: SchemaPolicy,
+    apart: &Apart,
+    source: &world::Table,
+    target: &world::Table,
+    touched: &BTreeSet<String>,
+) -> Result<(), String> {
+    let names = |columns: &[freshet_core::Column]| columns.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
+    let (ours, theirs) = (names(&target.schema.columns), names(&source.schema.columns));
+    if matches!(policy, SchemaPolicy::Evolve | SchemaPolicy::Exception) {
+        return Err(format!("the target is apart under {policy}"));
+    }
+    if names(&apart.columns) != ours {
+        return Err(format!("the job takes the target's columns for {:?}, they are {ours:?}", names(&apart.columns)));
+    }
+    let equal = names(&apart.equal_columns(&source.schema));
+    if let Some(lost) = theirs.iter().find(|c| ours.contains(c) && !equal.contains(c) && !touched.contains(*c)) {
+        return Err(format!("column {lost} is not equal, although nothing was done to it"));
+    }
+    if let Some(lost) = theirs.iter().find(|c| policy == SchemaPolicy::Lenient && !ours.contains(c)) {
+        return Err(format!("column {lost} was not added"));
+    }
+    let (source, target) = (source.projected(&equal), target.projected(&equal));
+    let enough = |row, n: &usize| target.get(row).is_some_and(|m| if apart.rows_kept { m >= n } else { m == n });
+    match source.iter().all(|(row, n)| enough(row, n)) && (apart.rows_kept || source.len() == target.len()) {
+        true => Ok(()),
+        false => Err(format!("columns {equal:?} differ: source {source:?} sink {target:?}")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The model of a source: a log of transactions, the state behind each of them, and how far a SELECT sees. It is plain
 //! data behind a lock, so that it outlives the crashes of the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::log::Id;
@@ -27,6 +27,17 @@ pub struct Table {
 impl Table {
     pub fn new(schema: TableSchema) -> Table {
         Table { schema, rows: BTreeMap::new(), bag: BTreeMap::new() }
+    }
+
+    /// The rows in some columns, with how often each is there.
+    pub fn projected(&self, columns: &[String]) -> BTreeMap<Row, usize> {
+        let at: Vec<_> = columns.iter().map(|c| self.schema.index_of(c).expect("a column of both")).collect();
+        let mut rows = BTreeMap::new();
+        let all = self.bag.iter().map(|(row, n)| (row, *n)).chain(self.rows.values().map(|row| (row, 1)));
+        for (row, n) in all {
+            *rows.entry(at.iter().map(|i| row[*i]).collect()).or_default() += n;
+        }
+        rows
     }
 
     /// What must be equal, schema included.
@@ -424,7 +435,7 @@ impl World {
                 let table = &state[&name];
                 let unique = table.bag.values().all(|n| *n == 1) && {
                     let k = table.schema.index_of("k").expect("k stays");
-                    let keys: std::collections::BTreeSet<_> = table.bag.keys().map(|r| r[k]).collect();
+                    let keys: BTreeSet<_> = table.bag.keys().map(|r| r[k]).collect();
                     keys.len() == table.bag.len()
                 };
                 let key = match table.schema.has_key() {
@@ -452,7 +463,11 @@ impl World {
         state.get_mut(&name)?.alter(&change, fill);
         let mut steps = vec![(name.clone(), change)];
         if per_row {
-            steps.push((name, TableChange::Rewrite { reason: "a default computed for each row".into() }));
+            let columns = match &steps[0].1 {
+                TableChange::AddColumn { column, .. } => vec![column.name.clone()],
+                _ => Vec::new(),
+            };
+            steps.push((name, TableChange::Rewrite { reason: "a default computed for each row".into(), columns }));
         }
         Some(SchemaChange { statement: format!("{:?}", steps[0].1), steps })
     }
@@ -477,6 +492,23 @@ impl World {
             (2, Some(from), Some(to)) => Some(TableChange::RenameColumn { from, to }),
             _ => None,
         }
+    }
+
+    /// Columns of any table that a schema change has touched.
+    pub fn touched(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for entry in &self.log {
+            let Entry::Schema(change) = entry else { continue };
+            for (_, step) in &change.steps {
+                match step {
+                    TableChange::AddColumn { column, .. } => names.extend([column.name.clone()]),
+                    TableChange::DropColumn { name } => names.extend([name.clone()]),
+                    TableChange::RenameColumn { from, to } => names.extend([from.clone(), to.clone()]),
+                    _ => {}
+                }
+            }
+        }
+        names
     }
 
     /// The rows of entries as the source decodes them: per table in order, a batch per schema and set of columns.

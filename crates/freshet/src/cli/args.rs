@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use freshet_core::engine::SchemaPolicy;
 
 /// Real-time data integration in one binary.
 #[derive(Debug, Parser)]
@@ -58,7 +59,7 @@ pub(crate) enum Command {
     /// Look whether tables can be followed, and print the statements that fix what is missing
     Check(From),
     /// Print the target tables and the mapping of types; changes nothing
-    Plan(From),
+    Plan(Plan),
     /// List the tables of a source
     Tables(Tables),
     /// Show jobs and their tables
@@ -170,6 +171,31 @@ pub(crate) struct From {
     pub(crate) select: Select,
 }
 
+/// What is done when a table's definition changes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Changes {
+    /// When a table's definition changes: evolve (its target follows), try_evolve (as far as it can), lenient (it only
+    /// gains), ignore (it stays as it is), exception (the table waits for a person) [default: evolve]
+    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    pub(crate) schema_changes: Option<SchemaPolicy>,
+}
+
+/// A policy by its name.
+fn policy(text: &str) -> Result<SchemaPolicy, String> {
+    text.parse().map_err(|e: freshet_core::Error| {
+        [Some(e.message), e.hint].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    })
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) from: From,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+}
+
 /// Which tables, and how to get in.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Select {
@@ -202,6 +228,8 @@ pub(crate) struct Sync {
     /// purge it before they are level; 0 for nothing [default: 4GB]
     #[arg(long, value_name = "SIZE", value_parser = bytes_or_none)]
     pub(crate) spool: Option<u64>,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
     #[command(flatten)]
     pub(crate) listen: Listen,
 }

@@ -56,7 +56,7 @@ async fn run(command: Command, common: &Common, printer: &Printer) -> Result<Rep
         Command::Sync(args) => sync::run(args, &data, printer).await,
         Command::Serve(args) => sync::serve(&args, &data, printer).await,
         Command::Check(from) => check::run(&from, printer).await,
-        Command::Plan(from) => plan::run(&from, printer).await,
+        Command::Plan(args) => plan::run(&args.from, args.changes.schema_changes, printer).await,
         Command::Tables(args) => tables::run(&args, printer).await,
         Command::Status(args) => jobs::status(&args, &asked, printer).await,
         Command::Verify(args) => verify::run(&args, &asked, printer).await,

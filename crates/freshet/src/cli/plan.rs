@@ -1,6 +1,7 @@
 //! `plan`: the statements that would create the targets, and the mapping of types. Nothing is done.
 
 use freshet_core::datatype::Doris;
+use freshet_core::engine::SchemaPolicy;
 use freshet_core::{Result, TableChange, TableName, ddl};
 use serde_json::json;
 
@@ -11,7 +12,11 @@ use crate::connectors::{EMBEDDED, Sources, open_file_sink, pattern};
 use crate::render::checks::plan;
 use crate::render::{Printer, Reply};
 
-pub(super) async fn run(from: &From, printer: &Printer) -> Result<Reply> {
+pub(super) async fn run(from: &From, changes: Option<SchemaPolicy>, printer: &Printer) -> Result<Reply> {
+    let changes = changes.unwrap_or_default();
+    if changes != SchemaPolicy::default() {
+        printer.data(&format!("-- schema changes: {changes}, {}\n\n", meaning(changes)));
+    }
     let url = source_url(&from.source, &from.select)?;
     let source = Sources::default().open(&url)?;
     let tables = pattern(&url, from.select.tables.as_deref())?;
@@ -53,5 +58,16 @@ pub(super) async fn run(from: &From, printer: &Printer) -> Result<Reply> {
             "statements": statements,
         }));
     }
-    Ok(Reply::of(json!({ "tables": planned })))
+    Ok(Reply::of(json!({ "tables": planned, "schema_changes": changes })))
+}
+
+/// What a policy makes of a table's later changes, in a few words.
+fn meaning(policy: SchemaPolicy) -> &'static str {
+    match policy {
+        SchemaPolicy::Evolve => "a target does the same as its source, or its table waits",
+        SchemaPolicy::TryEvolve => "a target does the same as its source as far as it can",
+        SchemaPolicy::Lenient => "a target gains what its source gains, and keeps what its source drops",
+        SchemaPolicy::Ignore => "a target stays as it is created here",
+        SchemaPolicy::Exception => "a table whose definition changes waits for a person",
+    }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use freshet_core::engine::{JobOptions, JobSpec, JobState, JobStatus};
+use freshet_core::engine::{JobOptions, JobSpec, JobState, JobStatus, SchemaPolicy};
 use freshet_core::secret::redact_url;
 use freshet_core::store::JobRecord;
 use freshet_core::{Error, Result};
@@ -48,6 +48,7 @@ fn spec(args: &Sync) -> Result<JobSpec> {
     let mut options = JobOptions { replace: args.replace, ..JobOptions::default() };
     options.copy_connections = args.connections.unwrap_or(options.copy_connections);
     options.spool_bytes = args.spool.unwrap_or(options.spool_bytes);
+    options.schema_changes = args.changes.schema_changes.unwrap_or_default();
     let spec = JobSpec {
         name,
         source,
@@ -64,7 +65,7 @@ fn spec(args: &Sync) -> Result<JobSpec> {
 async fn begin(node: &mut Node, spec: &JobSpec, data: &Path, args: &Sync, printer: &Printer) -> Result<Option<Reply>> {
     let stored = node.engine.stored(&spec.name)?;
     match &stored {
-        Some(record) => must_be_same(record, spec)?,
+        Some(record) => must_be_same(record, spec, args.changes.schema_changes)?,
         None => {
             let source = Sources::default().open(&spec.source)?;
             discover(source.as_ref(), &spec.tables, &spec.source).await?;
@@ -88,7 +89,7 @@ async fn begin(node: &mut Node, spec: &JobSpec, data: &Path, args: &Sync, printe
 }
 
 /// The command is repeated to let a job go on; it does not change one.
-fn must_be_same(record: &JobRecord, wanted: &JobSpec) -> Result<()> {
+fn must_be_same(record: &JobRecord, wanted: &JobSpec, policy: Option<SchemaPolicy>) -> Result<()> {
     let stored = &record.spec;
     let differs = if stored.source != wanted.source {
         format!("its source is {}", stored.source_redacted())
@@ -98,6 +99,8 @@ fn must_be_same(record: &JobRecord, wanted: &JobSpec) -> Result<()> {
         format!("its tables are {}", stored.tables)
     } else if stored.target_database != wanted.target_database {
         format!("its target database is {}", stored.target_database.as_deref().unwrap_or("the source's"))
+    } else if policy.is_some_and(|p| p != stored.options.schema_changes) {
+        format!("its policy for schema changes is {}", stored.options.schema_changes)
     } else {
         return Ok(());
     };

@@ -51,6 +51,8 @@ fn jobs(jobs: &[JobStatus]) -> Result<RecordBatch> {
     c.number("rows_copied", jobs.iter().map(|j| Some(j.rows_copied)));
     c.number("changes", jobs.iter().map(|j| Some(j.changes)));
     c.number("flushes", jobs.iter().map(|j| Some(j.flushes)));
+    c.text("schema_changes", jobs.iter().map(|j| Some(j.schema_changes.to_string())));
+    c.text("left_out", jobs.iter().map(|j| lines(&j.left_out)));
     c.text("reason", jobs.iter().map(|j| j.error.as_ref().map(Error::line)));
     c.text("fix", jobs.iter().map(|j| j.error.as_ref().and_then(|e| e.hint.clone())));
     c.batch()
@@ -69,9 +71,15 @@ fn tables(jobs: &[JobStatus]) -> Result<RecordBatch> {
     c.number("splits_done", all.iter().map(|(_, t)| Some(t.splits_done)));
     c.number("splits", all.iter().map(|(_, t)| Some(t.splits)));
     c.number("changes", all.iter().map(|(_, t)| Some(t.changes)));
+    c.text("left_out", all.iter().map(|(_, t)| lines(&t.left_out)));
     c.text("reason", all.iter().map(|(_, t)| t.error.as_ref().map(Error::line)));
     c.text("fix", all.iter().map(|(_, t)| t.error.as_ref().and_then(|e| e.hint.clone())));
     c.batch()
+}
+
+/// One note a line; NULL without any.
+fn lines(notes: &[String]) -> Option<String> {
+    (!notes.is_empty()).then(|| notes.join("\n"))
 }
 
 /// What is wrong now, of jobs and of tables.

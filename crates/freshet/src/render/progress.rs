@@ -191,6 +191,7 @@ pub(crate) fn events(before: Option<&JobStatus>, now: &JobStatus, style: Style) 
 mod tests {
     use super::*;
     use freshet_core::Error;
+    use freshet_core::engine::SchemaPolicy;
 
     const PLAIN: Style = Style { color: false };
 
@@ -207,6 +208,7 @@ mod tests {
             changes: 0,
             error: None,
             resync: None,
+            left_out: Vec::new(),
         }
     }
 
@@ -225,6 +227,8 @@ mod tests {
             transactions: 0,
             tables,
             error: None,
+            schema_changes: SchemaPolicy::Evolve,
+            left_out: Vec::new(),
             started_ms: None,
             spool: None,
         }

@@ -1,10 +1,13 @@
 //! Jobs and their tables, as `status` and the end of `sync` show them.
 
-use freshet_core::engine::{JobState, JobStatus, TableStatus};
+use freshet_core::engine::{JobState, JobStatus, SchemaPolicy, TableStatus};
 
 use super::progress::share;
 use super::table::table;
 use super::{Style, bytes, count, lag};
+
+/// Notes of a table that are shown; all of them are in `freshet_tables` and with `--json`.
+const NOTES: usize = 10;
 
 /// A job with its tables.
 pub(crate) fn job(status: &JobStatus, style: Style) -> String {
@@ -22,6 +25,8 @@ pub(crate) fn job(status: &JobStatus, style: Style) -> String {
     facts.extend(
         status.spool.as_ref().filter(|s| s.bytes > 0).map(|s| format!("{} of the log spooled", bytes(s.bytes))),
     );
+    let policy = Some(status.schema_changes).filter(|p| *p != SchemaPolicy::default());
+    facts.extend(policy.map(|p| format!("schema changes: {p}")));
     if !facts.is_empty() {
         out.push_str(&format!("{}\n", facts.join(", ")));
     }
@@ -39,6 +44,28 @@ pub(crate) fn job(status: &JobStatus, style: Style) -> String {
     for (name, error) in status.tables.iter().filter_map(|t| t.error.as_ref().map(|e| (&t.name, e))) {
         out.push_str(&format!("\n{} {name}: {}\n", style.yellow("suspended"), error.line()));
         out.push_str(&error.hint.as_ref().map_or(String::new(), |h| format!("{} {h}\n", style.cyan("hint:"))));
+    }
+    out.push_str(&left_out(status, style));
+    out
+}
+
+/// What targets have not followed of their sources' schema changes, and how they take it over.
+fn left_out(status: &JobStatus, style: Style) -> String {
+    let mut out = String::new();
+    for table in status.tables.iter().filter(|t| !t.left_out.is_empty()) {
+        out.push('\n');
+        let from = table.left_out.len().saturating_sub(NOTES);
+        if from > 0 {
+            out.push_str(&format!("{} {}: {from} earlier changes\n", style.yellow("left out"), table.name));
+        }
+        for what in &table.left_out[from..] {
+            out.push_str(&format!("{} {}: {what}\n", style.yellow("left out"), table.name));
+        }
+        let resync = format!("freshet resync {} {}", status.name, table.name);
+        out.push_str(&format!("{} {resync} takes the source's definition and rows over\n", style.cyan("hint:")));
+    }
+    for what in &status.left_out {
+        out.push_str(&format!("\n{} {what}\n", style.yellow("left out")));
     }
     out
 }
@@ -115,6 +142,15 @@ mod tests {
         let text = job(&status, Style { color: false });
         assert!(text.contains(" of the log spooled") && text.contains("because it is full"), "{text}");
         assert_eq!(progress::share(&status.tables[0]), Some(0.99));
+        status.schema_changes = SchemaPolicy::Lenient;
+        status.tables[0].left_out = vec!["column x was dropped: the target keeps it (ALTER TABLE t DROP x)".into()];
+        status.left_out = vec!["shop.old was dropped: its target dw.old stays (DROP TABLE old)".into()];
+        let text = job(&status, Style { color: false });
+        assert!(text.contains("position bin.1:4, lag 3 ms, schema changes: lenient\n"), "{text}");
+        let end = "left out shop.audit: column x was dropped: the target keeps it (ALTER TABLE t DROP x)\n\
+                   hint: freshet resync shop shop.audit takes the source's definition and rows over\n\n\
+                   left out shop.old was dropped: its target dw.old stays (DROP TABLE old)\n";
+        assert!(text.ends_with(end), "{text}");
         status.tables[0].target = TableName::new("shop", "audit");
         assert!(!tables(&status).contains("dw"));
     }

@@ -20,6 +20,7 @@ pub(crate) fn report(report: &VerifyReport, style: Style) -> String {
     let rows = report.tables.iter().map(|t| {
         let result = match (&t.error, t.equal) {
             (Some(_), _) => "not compared".to_string(),
+            (None, true) if !t.left_out.is_empty() => "equal in the rest".to_string(),
             (None, true) => "equal".to_string(),
             (None, false) => format!("{} differ", count(t.differing)),
         };
@@ -30,6 +31,9 @@ pub(crate) fn report(report: &VerifyReport, style: Style) -> String {
         if let Some(error) = &t.error {
             let _ = writeln!(out, "\n{} {}: {}", style.yellow("not compared"), t.name, error.line());
             error.hint.iter().for_each(|h| out.push_str(&format!("{} {h}\n", style.cyan("hint:"))));
+        }
+        if !t.left_out.is_empty() {
+            let _ = writeln!(out, "{} {}: {}", style.yellow("left out"), t.name, t.left_out.join("; "));
         }
         for difference in t.keys.iter().take(KEYS) {
             let what = match difference.what {
@@ -44,7 +48,9 @@ pub(crate) fn report(report: &VerifyReport, style: Style) -> String {
         }
     }
     if report.equal {
-        let _ = writeln!(out, "{}", style.green("equal: source and target hold the same rows"));
+        let all = report.tables.iter().all(|t| t.left_out.is_empty());
+        let but = if all { "" } else { ", but for what the job's policy for schema changes left out" };
+        let _ = writeln!(out, "{}", style.green(&format!("equal: source and target hold the same rows{but}")));
     }
     out
 }
@@ -66,6 +72,7 @@ mod tests {
             keys: Vec::new(),
             error: None,
             repaired: 0,
+            left_out: Vec::new(),
         };
         let mut bad = one("b", false);
         bad.keys.push(Difference { key: vec!["7".into(), "x".into()], what: Mismatch::Missing });

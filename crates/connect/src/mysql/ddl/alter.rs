@@ -268,13 +268,13 @@ impl Statement<'_> {
         let mut others = Vec::new();
         for clause in &clauses {
             match clause {
-                Clause::Rewrite(reason) => work.rewrites.push(reason.clone()),
+                Clause::Rewrite(reason) => work.rewrites.push((None, reason.clone())),
                 Clause::Key(Some(_)) | Clause::Unique(_) if ignore => {
-                    work.rewrites.push("IGNORE drops rows that are there twice".into());
+                    work.rewrites.push((None, "IGNORE drops rows that are there twice".into()));
                 }
                 Clause::Exchanged(name) if self.tables.contains_key(name) => {
                     let reason = format!("rows are exchanged with {}", schema.name);
-                    others.push((name.clone(), TableChange::Rewrite { reason }));
+                    others.push((name.clone(), TableChange::Rewrite { reason, columns: Vec::new() }));
                 }
                 Clause::Taken(name) if self.tables.contains_key(name) => {
                     others.push((name.clone(), TableChange::DropTable));
@@ -283,15 +283,17 @@ impl Statement<'_> {
                     let made = TableSchema { name: name.clone(), ..work.schema.clone() };
                     let reason = format!("its rows were a partition of {}", schema.name);
                     others.push((name.clone(), TableChange::CreateTable(made)));
-                    others.push((name.clone(), TableChange::Rewrite { reason }));
+                    others.push((name.clone(), TableChange::Rewrite { reason, columns: Vec::new() }));
                 }
                 _ => {}
             }
         }
         work.rewrites.dedup();
         if !work.rewrites.is_empty() {
-            let reason = std::mem::take(&mut work.rewrites).join("; ");
-            work.push(TableChange::Rewrite { reason })?;
+            let (columns, reasons): (Vec<_>, Vec<_>) = std::mem::take(&mut work.rewrites).into_iter().unzip();
+            // One that is about whole rows is about all columns.
+            let columns = columns.into_iter().collect::<Option<Vec<_>>>().unwrap_or_default();
+            work.push(TableChange::Rewrite { reason: reasons.join("; "), columns })?;
         }
         work.steps.extend(others);
         for clause in clauses {
@@ -486,8 +488,8 @@ struct Work<'a> {
     /// statement.
     mariadb: bool,
     zone: Zone<'a>,
-    /// Why the rows become others.
-    rewrites: Vec<String>,
+    /// Why rows change without being in the log, with the column when only its values do.
+    rewrites: Vec<(Option<String>, String)>,
 }
 
 impl Work<'_> {
@@ -558,17 +560,17 @@ impl Work<'_> {
         let becomes_now = self.mariadb && matches!(type_of(&old)?, MysqlType::Timestamp { .. });
         if new.source_type != old.source_type {
             if let Some(why) = rewritten(&type_of(&old)?, &type_of(&new)?, self.cuts_off) {
-                self.rewrites.push(format!("column {name}: the change of type {why}"));
+                self.rewrites.push((Some(name.clone()), format!("column {name}: the change of type {why}")));
             }
             let (to, source_type) = (new.data_type, new.source_type);
             self.push(TableChange::ChangeType { name: name.clone(), from: old.data_type, to, source_type })?;
         }
         if def.generated {
-            self.rewrites.push(format!("column {name}: its values are computed by the server"));
+            self.rewrites.push((Some(name.clone()), format!("column {name}: its values are computed by the server")));
         }
         if new.nullable != old.nullable {
             if (self.cuts_off || becomes_now) && old.nullable {
-                self.rewrites.push(format!("column {name}: NULL becomes another value"));
+                self.rewrites.push((Some(name.clone()), format!("column {name}: NULL becomes another value")));
             }
             self.push(TableChange::SetNullable { name: name.clone(), nullable: new.nullable })?;
         }
@@ -615,7 +617,8 @@ impl Work<'_> {
             Some(DefaultValue::Literal(_)) | None => None,
         };
         if let Some(why) = &computed {
-            self.rewrites.push(format!("column {}: the values in the rows that are there {why}", column.name));
+            let reason = format!("column {}: the values in the rows that are there {why}", column.name);
+            self.rewrites.push((Some(column.name.clone()), reason));
             column.default.clone_from(&declared);
         }
         let (name, only_implied) = (column.name.clone(), column.default != declared);
@@ -739,7 +742,8 @@ impl Work<'_> {
                 continue;
             }
             if let Some(why) = rewritten(&old, &new, self.cuts_off) {
-                self.rewrites.push(format!("column {}: the change of type {why}", column.name));
+                let reason = format!("column {}: the change of type {why}", column.name);
+                self.rewrites.push((Some(column.name.clone()), reason));
             }
             let marks = [GENERATED_MARK, UNIQUE_KEY_MARK].iter().filter(|m| column.source_type.contains(**m));
             let source_type = marks.fold(new.to_string(), |text, mark| text + mark);

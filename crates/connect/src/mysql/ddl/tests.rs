@@ -80,7 +80,7 @@ fn show_step((name, change): &(TableName, TableChange)) -> String {
         TableChange::SetTableComment { comment } => format!("{table}: comment {comment}"),
         TableChange::SetSourceDefaults { source_defaults } => format!("{table}: new columns {source_defaults}"),
         TableChange::ChangeKey { key } => format!("{table}: key {}", key.join(",")),
-        TableChange::Rewrite { reason } => format!("{table}: rewrites rows: {reason}"),
+        TableChange::Rewrite { reason, .. } => format!("{table}: rewrites rows: {reason}"),
         TableChange::ReplaceBy { shadow } => format!("{table}: replaced by {shadow}"),
     }
 }
