@@ -112,6 +112,7 @@ async fn amid_a_query_that_spills() {
     let extra = ["--query-memory", "16MB"];
     let mut sync = Sync::new("generator://shop?rows=60000&transactions=1", "shop.*", &extra);
     sync.spawn();
+    drop(sync.connect().await);
     sync.all_live(PATIENCE).await;
     let count = "SELECT COUNT(*), SUM(quantity) FROM shop.order_items WHERE order_id < 5000";
     let before: Option<(u64, u64)> = sync.connect().await.query_first(count).await.unwrap();
