@@ -350,14 +350,12 @@ impl Shared {
         split.begun = Some(label.clone());
         split.done = (!self.context.rules.progress_after).then_some(0);
         self.record(copy, split).await?;
-        with_retries(
-            || {
-                let flush = Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy };
-                self.context.sink.write(flush)
-            },
-            |e, _| self.trouble(e),
-        )
-        .await?;
+        let write = || {
+            let flush = Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy };
+            self.context.sink.write(flush)
+        };
+        let written = with_retries(write, |e, _| self.trouble(e)).await;
+        self.context.unless_done(written, &label, |e, _| self.trouble(e)).await?;
         split.begun = None;
         self.context.progress.job(|s| s.error = None);
         self.context.progress.table(&copy.name, |t| {

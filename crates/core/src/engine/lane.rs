@@ -58,6 +58,27 @@ impl Context {
         matches!(self.source.compare(a, b), Some(Ordering::Equal | Ordering::Greater))
     }
 
+    /// What a call that the sink refuses has come to: an earlier try of it may have been done; otherwise none may land any
+    /// more behind what comes next.
+    ///
+    /// # Errors
+    /// The refusal, or that the sink cannot be asked.
+    pub(crate) async fn unless_done(
+        &self,
+        result: Result<()>,
+        label: &Label,
+        failed: impl Fn(&Error, Duration),
+    ) -> Result<()> {
+        let Err(refusal) = result else { return Ok(()) };
+        if !self.rules.settle_refused {
+            return Err(refusal);
+        }
+        match with_retries(|| self.sink.settle(label, None), failed).await? {
+            Settled::Done => Ok(()),
+            Settled::NotDone | Settled::Forgotten => Err(refusal),
+        }
+    }
+
     pub(crate) fn same(&self, a: &Position, b: &Position) -> bool {
         self.source.compare(a, b) == Some(Ordering::Equal)
     }

@@ -81,9 +81,9 @@ impl Job {
         for (number, step) in intent.steps.iter().enumerate().skip(intent.done) {
             if !given_up.contains_key(&step.table) && !refused.contains_key(&step.table) {
                 let sink = &context.sink;
-                let result =
-                    with_retries(|| sink.apply(&step.label, &step.statement), |e, pause| self.retrying(e, pause)).await;
-                if let Err(error) = result {
+                let failed = |e: &Error, pause| self.retrying(e, pause);
+                let result = with_retries(|| sink.apply(&step.label, &step.statement), failed).await;
+                if let Err(error) = context.unless_done(result, &step.label, failed).await {
                     if !error.kind.is_about_a_table() {
                         return Err(error);
                     }
