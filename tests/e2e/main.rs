@@ -7,6 +7,7 @@
 use freshet_tests::source::{Flavour, Source};
 
 mod bad_input;
+mod cascades;
 mod cli;
 mod clients;
 mod ddl;
@@ -71,6 +72,7 @@ on_both_servers! {
     policies::try_evolve,
     policies::evolve,
     policies::exception,
+    cascades::foreign_keys,
     readme::readme,
     bad_input::wrong_password,
     bad_input::no_grant,

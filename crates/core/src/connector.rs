@@ -36,6 +36,14 @@ pub enum Event {
         /// Why, and what to do.
         error: Error,
     },
+    /// Up to the coming [`Event::Commit`] rows of the table have changed without being in the log (a foreign key has
+    /// changed them below it): only a copy that begins behind that commit has them.
+    Unseen {
+        /// The table.
+        table: TableName,
+        /// What changed them.
+        reason: String,
+    },
     /// Everything before is a whole number of transactions.
     Commit(Commit),
 }

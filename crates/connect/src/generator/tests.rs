@@ -90,7 +90,7 @@ async fn follow(source: &Generator, models: &mut BTreeMap<TableName, (Arc<TableS
             }
             Event::Commit(commit) if commit.position == position(to) => return,
             Event::Commit(_) => {}
-            Event::Suspend { .. } => panic!("suspended"),
+            Event::Suspend { .. } | Event::Unseen { .. } => panic!("suspended"),
         }
     }
 }

@@ -39,7 +39,7 @@ impl Check for MySql {
                     Ok(finding) => findings.extend(finding),
                     Err(e) => findings.push(failure("replica", &e)),
                 }
-                match foreign_keys(&mut c, &found).await {
+                match foreign_keys(&mut c, &found, self.address.copy_cascades).await {
                     Ok(keys) => findings.extend(keys),
                     Err(e) => findings.push(failure("foreign keys", &e)),
                 }
@@ -303,7 +303,7 @@ async fn replica(c: &mut Connection, found: &[Discovered]) -> Result<Option<Find
 }
 
 /// Foreign keys that change rows of the job's tables without a trace in the log.
-async fn foreign_keys(c: &mut Connection, found: &[Discovered]) -> Result<Vec<Finding>> {
+async fn foreign_keys(c: &mut Connection, found: &[Discovered], copied: bool) -> Result<Vec<Finding>> {
     let effects = SideEffects::ask(c).await?;
     if effects.cascades_are_logged {
         return Ok(vec![Finding::new("foreign keys", Verdict::Ok, "the log holds what they change")]);
@@ -312,13 +312,21 @@ async fn foreign_keys(c: &mut Connection, found: &[Discovered]) -> Result<Vec<Fi
     let findings: Vec<_> = concerned
         .map(|k| {
             let message = format!(
-                "this server does not log what {} ({}) changes here: the table is suspended when rows of {} are deleted or \
-                 get another key",
+                "this server does not log what {} ({}) changes here: the table is {} when rows of {} are deleted or get \
+                 another key",
                 quote_name(&k.name),
                 k.rules(),
+                if copied { "copied again" } else { "suspended" },
                 k.parent
             );
-            Finding::new("foreign keys", Verdict::Failed, message).about(&k.child).fix(k.remedy())
+            let (verdict, fix) = match copied {
+                true => (Verdict::Warning, k.remedy()),
+                false => (
+                    Verdict::Failed,
+                    format!("{}; or put ?cascades=resync into the source's URL: it is copied again then", k.remedy()),
+                ),
+            };
+            Finding::new("foreign keys", verdict, message).about(&k.child).fix(fix)
         })
         .collect();
     Ok(match findings.is_empty() {

@@ -267,7 +267,7 @@ impl Replica {
                 self.tables.remove(table);
                 self.suspended.insert(table.clone(), error.clone());
             }
-            Event::Commit(_) => {}
+            Event::Commit(_) | Event::Unseen { .. } => {}
         }
     }
 }
@@ -437,6 +437,7 @@ async fn watched_tables_send_their_schema_changes_only() {
                 }
                 Event::Schema(change) => steps.extend(change.steps),
                 Event::Suspend { table, error } => panic!("{table}: {error}"),
+                Event::Unseen { table, reason } => panic!("{table}: {reason}"),
                 Event::Commit(_) => {}
             }
         }

@@ -125,12 +125,26 @@ impl SideEffects {
 }
 
 impl Cascade {
+    /// Why the table is copied again.
+    pub(in crate::mysql) fn reason(&self) -> String {
+        format!(
+            "the foreign key {} ({}) has changed rows when {} did",
+            quote_name(&self.name),
+            self.rules(),
+            self.parent
+        )
+    }
+
     /// Why the table is suspended.
     pub(in crate::mysql) fn error(&self) -> Error {
         Error::unsupported("a foreign key has changed rows of the table, which this server does not log")
             .with("table", &self.child)
             .with("foreign key", format!("{} to {}", quote_name(&self.name), self.parent))
-            .hint(format!("`freshet resync JOB TABLE` reads it again; so that it stays in step: {}", self.remedy()))
+            .hint(format!(
+                "`freshet resync JOB TABLE` reads it again; so that it stays in step: {}; or put cascades=resync into the \
+                 source's URL: then that is done by itself, each time",
+                self.remedy()
+            ))
     }
 
     /// What it does, as in its definition.

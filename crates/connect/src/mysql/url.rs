@@ -16,7 +16,8 @@ const PORT: u16 = 3306;
 const CONNECTIONS_MAX: usize = 64;
 const CONNECTIONS: usize = 4;
 
-const OPTIONS: [&str; 7] = ["tls", "ssl-mode", "tls_ca", "ssl-ca", "server_id", "zero_dates", "connections"];
+const OPTIONS: [&str; 8] =
+    ["tls", "ssl-mode", "tls_ca", "ssl-ca", "server_id", "zero_dates", "cascades", "connections"];
 const TLS_MODES: [(&str, TlsMode); 5] = [
     ("disabled", TlsMode::Disabled),
     ("preferred", TlsMode::Preferred),
@@ -34,6 +35,8 @@ pub struct Address {
     pub server_id: Option<u32>,
     /// How values are decoded.
     pub decode: DecodeOptions,
+    /// Tables whose rows foreign keys change without a trace in the log are copied again each time, rather than refused.
+    pub copy_cascades: bool,
     /// Splits that are read at a time.
     pub connections: usize,
 }
@@ -48,6 +51,7 @@ impl Address {
     /// | `tls_ca` (`ssl-ca`) | a file of certificates of trusted authorities | the public authorities |
     /// | `server_id` | 1 to 4294967294, unique among the server's replicas | drawn at random |
     /// | `zero_dates` | `error`, `null`: dates that do not exist suspend their table, or become NULL | `error` |
+    /// | `cascades` | `refuse`, `resync`: tables whose rows foreign keys change without a trace in the log are refused by `check` and suspended, or copied again each time | `refuse` |
     /// | `connections` | 1 to 64 | 4 |
     ///
     /// # Errors
@@ -79,8 +83,13 @@ impl Address {
             return Err(bad("names more than a database behind the host").hint("a / inside a name is written %2F"));
         }
         connect.database = Some(decode(path, "database")?).filter(|d| !d.is_empty());
-        let mut address =
-            Address { connect, server_id: None, decode: DecodeOptions::default(), connections: CONNECTIONS };
+        let mut address = Address {
+            connect,
+            server_id: None,
+            decode: DecodeOptions::default(),
+            copy_cascades: false,
+            connections: CONNECTIONS,
+        };
         for (name, value) in url.query_pairs() {
             address.option(&name, &value).map_err(|e| e.with("url", redact_url(text)))?;
         }
@@ -110,6 +119,13 @@ impl Address {
                     _ => return Err(wrong("it may be error or null")),
                 };
             }
+            "cascades" => {
+                self.copy_cascades = match value {
+                    "refuse" => false,
+                    "resync" => true,
+                    _ => return Err(wrong("it may be refuse or resync")),
+                };
+            }
             "connections" => match value.parse() {
                 Ok(n @ 1..=CONNECTIONS_MAX) => self.connections = n,
                 _ => return Err(wrong("it is a number from 1 to 64")),
@@ -132,7 +148,7 @@ mod tests {
 
     #[test]
     fn reads() {
-        let a = Address::parse("mysql://ro%40ot:p%2Fs%3As@db.example:3307/sh%C3%B6p?zero_dates=null&server_id=7&connections=2&tls=VERIFY_CA&tls_ca=/c.pem").unwrap();
+        let a = Address::parse("mysql://ro%40ot:p%2Fs%3As@db.example:3307/sh%C3%B6p?zero_dates=null&cascades=resync&server_id=7&connections=2&tls=VERIFY_CA&tls_ca=/c.pem").unwrap();
         let c = &a.connect;
         assert_eq!(
             (c.host.as_str(), c.port, c.user.as_str(), c.password.reveal()),
@@ -140,6 +156,7 @@ mod tests {
         );
         assert_eq!(c.database.as_deref(), Some("shöp"));
         assert_eq!((a.server_id, a.connections, a.decode.zero_dates), (Some(7), 2, ZeroDates::Null));
+        assert!(a.copy_cascades);
         assert_eq!(c.tls, Tls { mode: TlsMode::VerifyCa, ca: Some(PathBuf::from("/c.pem")) });
         let b = Address::parse("mariadb://root@[::1]").unwrap();
         assert_eq!((b.connect.host.as_str(), b.connect.port, b.connect.database), ("::1", 3306, None));
@@ -156,6 +173,7 @@ mod tests {
             ("mysql://u:hunter2@h/d?zero_date=null", "did you mean zero_dates?"),
             ("mysql://u:hunter2@h/d?frobnicate=1", "options are tls"),
             ("mysql://u:hunter2@h/d?connections=0", "from 1 to 64"),
+            ("mysql://u:hunter2@h/d?cascades=yes", "refuse or resync"),
             ("mysql://u:hunter2@h/d?tls=maybe", "verify-ca"),
             ("nonsense", "cannot be read"),
         ] {

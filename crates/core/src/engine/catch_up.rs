@@ -98,11 +98,13 @@ impl Job {
     /// One look at everything that is on its way.
     pub(crate) async fn catch_up(&mut self) -> Result<()> {
         self.drop_garbage().await?;
+        self.end_pauses();
         self.look_for_found_tables().await?;
         self.give_up_blocked_copies().await?;
         while self.pool.wants_work() {
             let waits = |t: &&TableRecord| {
-                t.copy.as_ref().is_some_and(|c| c.phase == Phase::Queued) && !self.blocked.contains_key(&t.name)
+                let queued = t.copy.as_ref().is_some_and(|c| c.phase == Phase::Queued);
+                queued && !self.blocked.contains_key(&t.name) && self.may_begin(t)
             };
             let Some(name) = self.tables.values().find(waits).map(|t| t.name.clone()) else { break };
             self.begin_copy(&name).await?;
@@ -113,7 +115,7 @@ impl Job {
     /// Whether something waits that no event announces.
     pub(crate) fn waits_for_nothing_in_particular(&self) -> bool {
         let found = |t: &TableRecord| t.copy.as_ref().is_some_and(|c| c.phase == Phase::Found);
-        self.tables.values().any(found)
+        self.tables.values().any(found) || !self.paused.is_empty()
     }
 
     async fn drop_garbage(&mut self) -> Result<()> {
@@ -174,7 +176,7 @@ impl Job {
         if copy.into == record.target {
             record.apart = None;
         }
-        record.created = true;
+        (record.created, record.unseen) = (true, None);
         let mut change = Change::new();
         change.remove_splits(&context.spec.name, name);
         change.table(&context.spec.name, record);
@@ -467,7 +469,7 @@ impl Job {
                 }
             }
             // The main lane is ahead: what disturbs a table of this lane has taken it out of it.
-            Event::Schema(_) => {}
+            Event::Schema(_) | Event::Unseen { .. } => {}
             Event::Suspend { table, error } => {
                 self.suspend(&table, error, None).await?;
             }
@@ -550,11 +552,15 @@ impl Job {
         for name in joined {
             let Some(record) = self.tables.get_mut(name) else { continue };
             if !matches!(record.state, TableState::Suspended { .. }) {
-                record.state = TableState::Live;
                 // A new copy has the source's definition.
                 if record.copy.take().is_some_and(|copy| copy.into != record.target) {
                     record.apart = None;
                 }
+                (record.state, record.copy) = match &record.unseen {
+                    None => (TableState::Live, None),
+                    // Its copy is of before that: it is the best there is, until the next one.
+                    Some(at) => (TableState::Away, Some(queued(&record.target, at, record.schema_version))),
+                };
             }
             change.table(&job, record);
         }

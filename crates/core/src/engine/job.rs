@@ -164,6 +164,10 @@ pub(crate) struct Job {
     pub(crate) found: BTreeMap<TableName, Found>,
     /// When the source was asked last about tables that came from outside.
     pub(crate) looked: Option<Instant>,
+    /// Tables of which rows have changed unseen up to the coming commit, and why.
+    pub(crate) unseen: BTreeMap<TableName, String>,
+    /// Since when tables wait to be copied again because of that.
+    pub(crate) paused: BTreeMap<TableName, Instant>,
     /// What the main lane keeps of the log, while a table is on its way.
     pub(crate) spool: Option<Arc<Spool>>,
     /// Which lane's event is taken when both have one.
@@ -232,6 +236,8 @@ impl Job {
             blocked: BTreeMap::new(),
             found: BTreeMap::new(),
             looked: None,
+            unseen: BTreeMap::new(),
+            paused: BTreeMap::new(),
             spool: None,
             turn: false,
             context,
@@ -292,6 +298,7 @@ impl Job {
         (self.side, self.hold) = (None, false);
         self.blocked.clear();
         self.found.clear();
+        self.unseen.clear();
         self.tables = store.tables(job)?.into_iter().map(|t| (t.name.clone(), t)).collect();
         self.schemas.clear();
         for table in self.tables.values().filter(|t| t.schema_version > 0) {
@@ -355,6 +362,7 @@ impl Job {
                 name: found.name.clone(),
                 schema_version,
                 rows_estimated: found.rows,
+                unseen: None,
                 state,
                 copy,
                 apart: None,
@@ -681,7 +689,9 @@ impl Job {
     async fn main_event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Rows(batch) => self.main.push(batch),
+            Event::Unseen { table, reason } => drop(self.unseen.insert(table, reason)),
             Event::Commit(commit) => {
+                self.changed_unseen(&commit.position).await?;
                 self.main.commit(&self.context, commit);
                 if self.main.astray && self.context.rules.astray {
                     self.replay_anew().await?;

@@ -15,6 +15,7 @@ mod reader;
 mod schema_change;
 mod spec;
 mod status;
+mod unseen;
 mod verify;
 
 use std::collections::BTreeMap;

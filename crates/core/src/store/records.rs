@@ -123,6 +123,9 @@ pub struct TableRecord {
     /// The source's estimate of rows when the copy began.
     #[serde(default)]
     pub rows_estimated: Option<u64>,
+    /// Rows have changed up to here without being in the log: only a copy that begins behind counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Position>,
     /// How it stands to the main lane.
     #[serde(flatten)]
     pub state: TableState,

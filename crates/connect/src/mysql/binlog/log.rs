@@ -8,7 +8,7 @@
 mod statements;
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -113,6 +113,8 @@ pub(super) struct Log {
     rows: usize,
     bytes: usize,
     stop: Option<(Position, LogPosition)>,
+    /// Tables that foreign keys have changed since the last commit handed out, and which.
+    unseen: BTreeMap<TableName, String>,
     output: VecDeque<Event>,
     inflated: Vec<u8>,
 }
@@ -163,6 +165,7 @@ impl Log {
             rows: 0,
             bytes: 0,
             stop,
+            unseen: BTreeMap::new(),
             output: VecDeque::new(),
             inflated: Vec::new(),
         })
@@ -479,7 +482,7 @@ impl Log {
         }
     }
 
-    /// Suspends the tables that foreign keys have changed along with this one, unseen by the log. `key_changed`: whether
+    /// Says which tables foreign keys have changed along with this one, unseen by the log, or suspends them. `key_changed`: whether
     /// an update changed the key, if the table is followed.
     fn cascade(&mut self, parent: &TableName, change: Change, key_changed: Option<bool>) {
         if change == Change::Insert {
@@ -488,7 +491,12 @@ impl Log {
         let key = self.schemas.get(parent).map(|s| s.key.clone()).unwrap_or_default();
         let effects = &self.options.side_effects;
         for cascade in effects.of(parent, change == Change::Delete, key_changed.map(|changed| (changed, &*key))) {
-            if self.schemas.contains_key(&cascade.child) && !self.watched.contains(&cascade.child) {
+            if self.options.unseen {
+                // Those in the other lane as well: what is copied of them now may be of before.
+                if self.schemas.contains_key(&cascade.child) || self.pattern.matches(&cascade.child) {
+                    self.unseen.entry(cascade.child.clone()).or_insert_with(|| cascade.reason());
+                }
+            } else if self.schemas.contains_key(&cascade.child) && !self.watched.contains(&cascade.child) {
                 let error = cascade.error();
                 self.suspend(&cascade.child, error.with("log position", self.place()));
             }
@@ -791,6 +799,8 @@ impl Log {
     /// Hands everything out with the commit behind it. Between transactions only.
     fn hand_out(&mut self) -> Result<()> {
         self.hand_out_rows()?;
+        let unseen = std::mem::take(&mut self.unseen).into_iter();
+        self.output.extend(unseen.map(|(table, reason)| Event::Unseen { table, reason }));
         let mut position = self.position.position();
         if self.is_at_stop()
             && let Some((text, stop)) = self.stop.take()

@@ -32,6 +32,8 @@ pub struct StreamOptions {
     pub look_ahead: bool,
     /// By what else than row events tables change.
     pub(in crate::mysql) side_effects: SideEffects,
+    /// Tables that foreign keys change unseen are said, to be copied again, rather than suspended.
+    pub unseen: bool,
     /// MariaDB: whether to ask for the texts of statements, which say what a REPLACE that is logged in part means.
     pub statements: bool,
     /// Rows gathered before they are handed out.
@@ -55,6 +57,7 @@ impl StreamOptions {
             lower_case_names: false,
             look_ahead: true,
             side_effects: SideEffects::default(),
+            unseen: false,
             statements: false,
             batch_rows: 65_536,
             batch_bytes: 16 << 20,
