@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use freshet_tests::compare::assert_equal;
+use freshet_tests::compare::{assert_equal, assert_table};
 use freshet_tests::freshet::{PATIENCE, Sync, prepare_mark};
 use freshet_tests::source::Source;
 use freshet_tests::writer::{BUSY_COLUMNS, Writer};
@@ -104,6 +104,46 @@ pub(crate) async fn terminate_and_resume(source: Source) {
     assert!(writer.stop().await > 10);
     sync.caught_up(&source, &db).await;
     assert_equal(&mut source.connect().await, &mut sync.connect().await, &db).await;
+}
+
+/// A transaction beyond the buffer that is cut off at a step of its parts is read again, and becomes visible as a whole.
+pub(crate) async fn amid_a_large_transaction(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("parts").await;
+    prepare_mark(&source, &db).await;
+    let numbers: Vec<String> = (0..20_000).map(|i| format!("({i})")).collect();
+    source
+        .run(&format!(
+            "USE {db};\nCREATE TABLE n (id INT PRIMARY KEY);\nINSERT INTO n VALUES {};\n\
+             CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(1000))",
+            numbers.join(",")
+        ))
+        .await;
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    for what in ["part.intent=kill@1", "part.write=eio@2", "part.written=kill@1", "part.written=eio@2"] {
+        sync.kill();
+        sync.spawn_with_failpoints(what);
+        let mut conn = source.connect().await;
+        conn.query_drop(format!("TRUNCATE TABLE {db}.t")).await.unwrap();
+        conn.query_drop("BEGIN").await.unwrap();
+        for from in (0..80_000).step_by(20_000) {
+            let rows = format!("SELECT id + {from}, repeat('x', 1000) FROM {db}.n");
+            conn.query_drop(format!("INSERT INTO {db}.t {rows}")).await.unwrap();
+        }
+        conn.query_drop("COMMIT").await.unwrap();
+        let start = Instant::now();
+        while sync.runs() {
+            assert!(start.elapsed() < PATIENCE, "{what} is never reached: {}", sync.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        sync.spawn();
+        let mut ours = sync.connect().await;
+        let seen: u32 = ours.query_first(format!("SELECT COUNT(*) FROM {db}.t")).await.unwrap().unwrap();
+        assert!(seen == 0 || seen == 80_000, "{what}: {seen} rows of a transaction are visible");
+        sync.caught_up(&source, &db).await;
+        assert_eq!(assert_table(&mut conn, &mut ours, &db, "t").await, 80_000, "{what}");
+    }
 }
 
 /// `kill -9` while a query has spilled: what it left on the disk is gone at the next start, and the data is whole.

@@ -57,6 +57,7 @@ on_both_servers! {
     kills::freshet_at_random_instants,
     kills::the_source,
     kills::terminate_and_resume,
+    kills::amid_a_large_transaction,
     lanes::resync_under_load,
     lanes::changed_while_copied,
     lanes::without_a_key,

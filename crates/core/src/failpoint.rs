@@ -23,7 +23,7 @@ use crate::nearest::nearest;
 pub const VARIABLE: &str = "FRESHET_FAILPOINTS";
 
 /// Every place, and what happens there. `docs/reliability.md` shows the same list; a test compares them.
-pub const PLACES: [(&str, &str); 26] = [
+pub const PLACES: [(&str, &str); 52] = [
     ("log.create", "a log file is created"),
     ("log.header", "its header is written"),
     ("log.header-sync", "its header is made durable"),
@@ -50,7 +50,36 @@ pub const PLACES: [(&str, &str); 26] = [
     ("manifest.dir-sync", "its name is made durable"),
     ("store.commit", "a transaction of the store of jobs is committed"),
     ("store.committed", "the transaction is durable and nobody knows yet"),
+    ("settle.begin", "a job begins to settle what the last run left in doubt"),
+    ("flush.intent", "the intent of a flush is stored, with the position before it"),
+    ("flush.write", "the intent is durable and the sink is about to write"),
+    ("flush.written", "the sink has written and nobody knows yet"),
+    ("part.intent", "the intent of a part of a large transaction is stored"),
+    ("part.write", "the part is about to be staged"),
+    ("part.written", "it is staged and nobody knows yet"),
+    ("position.store", "a position that nothing follows is stored"),
+    ("position.stored", "it is durable and not acknowledged yet"),
+    ("ddl.intent", "the intent of a schema change is stored"),
+    ("ddl.apply", "a statement of it is applied, the swap at the end of a copy included"),
+    ("ddl.applied", "the statement is applied and not recorded yet"),
+    ("ddl.finish", "position, tables and schemas move behind the change"),
+    ("ddl.finished", "they have moved and nobody knows yet"),
+    ("copy.begin", "the number and name of a copy are stored"),
+    ("copy.create", "what the copy fills is created"),
+    ("copy.created", "it is created and not recorded yet"),
+    ("copy.splits", "the splits of a table are stored"),
+    ("copy.write", "a load of a copy is recorded and about to be written"),
+    ("copy.written", "it is written and nobody knows yet"),
+    ("copy.split", "a split is recorded as done"),
+    ("copy.copied", "the end of a copy is stored"),
+    ("lane.fork", "the catch-up lane begins with the tables that are copied"),
+    ("lane.join", "the tables of the catch-up lane join the main one"),
+    ("table.suspend", "a table is suspended"),
+    ("table.resume", "a suspended table goes on, or a table is queued for a new copy"),
 ];
+
+/// In place of a file's path for the steps of jobs.
+const STEPS: &str = "jobs.redb";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
@@ -206,6 +235,19 @@ pub fn failpoint(place: &'static str, path: &Path) -> io::Result<()> {
         None => Ok(()),
         Some(action) => Err(fail(action, place)),
     }
+}
+
+/// A step of a job that is about to be done or, by its name, has just been done.
+///
+/// # Errors
+/// `Io`, the one that is armed.
+#[inline]
+pub fn step(place: &'static str) -> Result<()> {
+    failpoint(place, Path::new(STEPS)).map_err(|e| {
+        Error::io(format!("a job cannot go on at {place}"))
+            .because(e)
+            .hint("resume the job; nothing acknowledged is lost")
+    })
 }
 
 /// Writes bytes that belong to `path`: all of them, or with an armed failpoint none or half.

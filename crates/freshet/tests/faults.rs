@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use freshet_core::failpoint::PLACES;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -141,6 +142,35 @@ fn the_disk_fails_under_a_job() {
     let dir = tempfile::tempdir().unwrap();
     let output = freshet(dir.path(), &["status"]).env("FRESHET_FAILPOINTS", "log.snyc=eio").output().unwrap();
     assert!(output.status.code() == Some(2) && text(&output).contains("log.sync"), "{}", text(&output));
+}
+
+/// The steps of a job that come by themselves; those of tables that a person deals with, and of transactions beyond the
+/// buffer, have tests of their own.
+fn steps() -> impl Iterator<Item = &'static str> {
+    let own = ["settle.", "flush.", "position.", "ddl.", "copy.", "lane."];
+    PLACES.iter().map(|(place, _)| *place).filter(move |place| own.iter().any(|begin| place.starts_with(begin)))
+}
+
+#[test]
+fn a_job_is_cut_off_in_each_of_its_steps() {
+    assert_eq!(steps().count(), 21);
+    for place in steps() {
+        for action in ["kill", "eio"] {
+            let what = format!("{place}={action}@1");
+            let dir = tempfile::tempdir().unwrap();
+            let data = dir.path().join("data");
+            let mut sync = Sync::start(&data, &what);
+            let ended = sync.until(at_the_end).expect_err(&what);
+            match action {
+                "kill" => assert!(ended.contains("signal"), "{what}: {ended}"),
+                _ => {
+                    assert!(ended.contains(place) && ended.contains("nothing acknowledged is lost"), "{what}: {ended}")
+                }
+            }
+            drop(sync);
+            goes_on(&data, &what);
+        }
+    }
 }
 
 /// A directory with segments, a log, a manifest and a store, orderly ended.

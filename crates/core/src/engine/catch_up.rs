@@ -19,6 +19,7 @@ use crate::engine::job::{Ask, Job, LOOK_AGAIN, give_up_copy, queued, with_retrie
 use crate::engine::lane::{Lane, MAIN, Route};
 use crate::engine::read_back::rows_now;
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::failpoint::step;
 use crate::intent::{Label, Writer};
 use crate::pattern::TablePattern;
 use crate::position::Position;
@@ -162,14 +163,17 @@ impl Job {
             }
             let mut change = Change::new();
             change.table(&context.spec.name, record).ledger(&context.spec.name, &self.ledger);
+            step("copy.begin")?;
             context.store.commit(change).await?;
         }
         let record = record.clone();
+        step("copy.create")?;
         match self.create(&record, &schema).await {
             Ok(()) => {}
             Err(e) if e.kind.retry() == Retry::Backoff || !e.kind.is_about_a_table() => return Err(e),
             Err(e) => return self.suspend(name, e, None).await,
         }
+        step("copy.created")?;
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
         let Some(copy) = &mut record.copy else { return Ok(()) };
         (copy.start, copy.schema_version, copy.phase) = (self.main.position.clone(), version, Phase::Copying);
@@ -239,6 +243,7 @@ impl Job {
                 copy.phase = Phase::Copied { high };
                 let mut change = Change::new();
                 change.table(&self.context.spec.name, record);
+                step("copy.copied")?;
                 self.context.store.commit(change).await?;
                 self.context.progress.set_tables(self.tables.values());
                 Ok(())
@@ -512,6 +517,7 @@ impl Job {
             }
         }
         change.lane(&context.spec.name, id, &record).ledger(&context.spec.name, &self.ledger);
+        step("lane.fork")?;
         context.store.commit(change).await?;
         context.progress.set_tables(self.tables.values());
         self.side = Some(Side::new(Lane::new(&context, id, record)));
@@ -542,6 +548,7 @@ impl Job {
         let mut change = Change::new();
         self.join_in(&joined, &mut change);
         change.lane(self.name(), MAIN, &self.main.record());
+        step("lane.join")?;
         self.context.store.commit(change).await?;
         self.after_round(!joined.is_empty()).await
     }
@@ -670,6 +677,7 @@ impl Job {
         }
         let mut change = Change::new();
         change.table(&self.context.spec.name, record).ledger(&self.context.spec.name, &self.ledger);
+        step("table.resume")?;
         self.context.store.commit(change).await?;
         self.context.progress.set_tables(self.tables.values());
         Ok(())
@@ -698,6 +706,7 @@ impl Job {
         });
         let mut change = Change::new();
         change.table(&self.context.spec.name, record).ledger(&self.context.spec.name, &self.ledger);
+        step("table.resume")?;
         self.context.store.commit(change).await?;
         self.context.progress.set_tables(self.tables.values());
         Ok(())

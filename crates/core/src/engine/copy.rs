@@ -15,6 +15,7 @@ use crate::engine::job::with_retries;
 use crate::engine::lane::{Context, MAIN};
 use crate::engine::reader::Task;
 use crate::error::{Error, Result, Retry};
+use crate::failpoint::step;
 use crate::intent::Label;
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
@@ -241,6 +242,7 @@ impl Shared {
             split.tries += 1;
             change.split(job, &copy.name, split);
         }
+        step("copy.splits")?;
         self.context.store.commit(change).await?;
         self.context.progress.table(&copy.name, |t| {
             t.splits = splits.len() as u64;
@@ -267,6 +269,7 @@ impl Shared {
     async fn done(&self, copy: &Arc<Copy>, split: SplitRecord, cut: Option<Position>) -> Result<()> {
         {
             let Some(_writing) = self.enter(copy) else { return Ok(()) };
+            step("copy.split")?;
             self.record(copy, &split).await?;
         }
         self.context.progress.table(&copy.name, |t| t.splits_done += 1);
@@ -350,12 +353,14 @@ impl Shared {
         split.begun = Some(label.clone());
         split.done = (!self.context.rules.progress_after).then_some(0);
         self.record(copy, split).await?;
+        step("copy.write")?;
         let write = || {
             let flush = Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy };
             self.context.sink.write(flush)
         };
         let written = with_retries(write, |e, _| self.trouble(e)).await;
         self.context.unless_done(written, &label, |e, _| self.trouble(e)).await?;
+        step("copy.written")?;
         split.begun = None;
         self.context.progress.job(|s| s.error = None);
         self.context.progress.table(&copy.name, |t| {

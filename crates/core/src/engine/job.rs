@@ -18,6 +18,7 @@ use crate::engine::lane::{Context, Flushed, Lane, MAIN, Route, flush_end};
 use crate::engine::schema_change::come_back;
 use crate::engine::status::JobState;
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::failpoint::step;
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
 use crate::spool::{Spool, Spooling};
@@ -394,6 +395,7 @@ impl Job {
     /// Finds out what became of everything that the last run left open. Nothing else may happen before: a late call
     /// must not land behind its successor.
     async fn settle(&mut self) -> Result<()> {
+        step("settle.begin")?;
         let context = Arc::clone(&self.context);
         if context.rules.settle {
             self.settle_doubts().await?;
@@ -791,7 +793,9 @@ impl Job {
         let mut change = Change::new();
         change.lane(self.name(), MAIN, &self.main.record());
         self.note_live(&mut change);
+        step("position.store")?;
         self.context.store.commit(change).await?;
+        step("position.stored")?;
         self.main.stored = self.main.position.clone();
         self.main.unstored = None;
         self.acknowledge().await
@@ -826,6 +830,7 @@ impl Job {
         let mut change = Change::new();
         change.table(&self.context.spec.name, record);
         change.ledger(&self.context.spec.name, &self.ledger);
+        step("table.suspend")?;
         self.context.store.commit(change).await?;
         self.context.progress.set_tables(self.tables.values());
         Ok(())

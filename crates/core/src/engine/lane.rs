@@ -25,6 +25,7 @@ use crate::engine::reader::{Reader, Task};
 use crate::engine::spec::{JobOptions, JobSpec};
 use crate::engine::status::{JobState, Progress};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::step;
 use crate::intent::{Intent, Label, LoadIntent, Writer};
 use crate::position::Position;
 use crate::schema::TableName;
@@ -443,9 +444,15 @@ impl Lane {
         };
         let (store, sink, progress) = (context.store.clone(), Arc::clone(&context.sink), Arc::clone(&context.progress));
         let (label, written) = (intent.label.clone(), loads.clone());
+        let [begin, write, done] = match commit {
+            Some(_) => ["flush.intent", "flush.write", "flush.written"],
+            None => ["part.intent", "part.write", "part.written"],
+        };
         let flush = Begun { loads, intent, commit, parts: self.parts };
         let task = Task::spawn(async move {
+            step(begin)?;
             store.commit(change).await?;
+            step(write)?;
             with_retries(
                 || sink.write(Flush { label: label.clone(), loads: written.clone(), purpose: purpose.clone() }),
                 |e, _| {
@@ -455,7 +462,8 @@ impl Lane {
                     });
                 },
             )
-            .await
+            .await?;
+            step(done)
         });
         self.flushing = Some(Flushing { task, flush });
     }

@@ -14,6 +14,7 @@ use crate::engine::lane::MAIN;
 use crate::engine::policy::{NOTES, SchemaPolicy, decide, refused_by_policy};
 use crate::engine::status::JobState;
 use crate::error::{Error, Result};
+use crate::failpoint::step as at;
 use crate::position::Position;
 use crate::schema::{SchemaChange, TableChange, TableName, TableSchema};
 use crate::store::{
@@ -65,6 +66,7 @@ impl Job {
         self.main.ddl = Some(DdlIntent { change, to, steps: plan.steps, done: 0, joined });
         if !only_recorded {
             let context = Arc::clone(&self.context);
+            at("ddl.intent")?;
             self.main.store(&context, Change::new()).await?;
         }
         self.finish_schema_change().await
@@ -81,6 +83,7 @@ impl Job {
         for (number, step) in intent.steps.iter().enumerate().skip(intent.done) {
             if !given_up.contains_key(&step.table) && !refused.contains_key(&step.table) {
                 let sink = &context.sink;
+                at("ddl.apply")?;
                 let failed = |e: &Error, pause| self.retrying(e, pause);
                 let result = with_retries(|| sink.apply(&step.label, &step.statement), failed).await;
                 if let Err(error) = context.unless_done(result, &step.label, failed).await {
@@ -96,6 +99,7 @@ impl Job {
                     }
                 }
             }
+            at("ddl.applied")?;
             if let Some(ddl) = &mut self.main.ddl {
                 ddl.done = number + 1;
             }
@@ -151,7 +155,9 @@ impl Job {
             self.join_in(&joined, &mut change);
         }
         change.lane(&job, MAIN, &self.main.record());
+        at("ddl.finish")?;
         self.context.store.commit(change).await?;
+        at("ddl.finished")?;
         (self.main.stored, self.main.unstored) = (to, None);
         self.route_main();
         self.context.progress.set_tables(self.tables.values());
