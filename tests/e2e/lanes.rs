@@ -351,16 +351,7 @@ pub(crate) async fn refused_and_resumed(source: Source) {
         format!("{};\n{}", change("gone"), change("other"))
     };
     source.run(&write(0)).await;
-    let start = Instant::now();
-    let parked = loop {
-        let status = sync.command(&["status", "job", "--json"]).json();
-        let tables = status["result"]["jobs"][0]["tables"].as_array().cloned().unwrap_or_default();
-        if let Some(parked) = tables.iter().find(|t| t["state"] == "suspended") {
-            break parked.to_string();
-        }
-        assert!(start.elapsed() < PATIENCE, "{status}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let parked = suspended(&sync).await;
     assert!(parked.contains("gone") && parked.contains("does not exist"), "{parked}");
     source.run(&write(1)).await;
     sync.caught_up(&source, &db).await;
@@ -374,6 +365,30 @@ pub(crate) async fn refused_and_resumed(source: Source) {
     source.run(&write(2)).await;
     sync.caught_up(&source, &db).await;
     assert_equal(&mut source.connect().await, &mut ours, &db).await;
+
+    // A target that is gone for good comes back with a new copy.
+    ours.query_drop(format!("DROP TABLE {gone}")).await.unwrap();
+    source.run(&write(3)).await;
+    suspended(&sync).await;
+    let answer = sync.command(&["resync", "job", &gone]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    resynced(&sync).await;
+    sync.caught_up(&source, &db).await;
+    assert_equal(&mut source.connect().await, &mut ours, &db).await;
+}
+
+/// Waits until a table is suspended, and returns what is said about it.
+async fn suspended(sync: &Sync) -> String {
+    let start = Instant::now();
+    loop {
+        let status = sync.command(&["status", "job", "--json"]).json();
+        let tables = status["result"]["jobs"][0]["tables"].as_array().cloned().unwrap_or_default();
+        if let Some(parked) = tables.iter().find(|t| t["state"] == "suspended") {
+            return parked.to_string();
+        }
+        assert!(start.elapsed() < PATIENCE, "{status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Takes everything but the newest file of the server's log away.

@@ -14,6 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// A shop with a column added on the way; its last transaction is [`END`].
 const SOURCE: &str = "generator://shop?rows=2000&rate=2000&alter=900&transactions=1000";
 const END: &str = "tx:1555";
+/// A longer one without the column, and its end.
+const LONG: &str = "generator://shop?rows=2000&rate=2000&alter=0&transactions=20000";
+const LONG_END: &str = "tx:20555";
 /// Rows of the table in [`directory`].
 const ROWS: &str = "90300";
 
@@ -40,8 +43,12 @@ struct Sync {
 
 impl Sync {
     fn start(data: &Path, failpoints: &str) -> Sync {
+        Sync::over(SOURCE, data, failpoints)
+    }
+
+    fn over(source: &str, data: &Path, failpoints: &str) -> Sync {
         let log = std::fs::File::options().create(true).append(true).open(data.with_extension("log")).unwrap();
-        let child = freshet(data, &["sync", SOURCE, "--listen", "127.0.0.1:0"])
+        let child = freshet(data, &["sync", source, "--listen", "127.0.0.1:0"])
             .env("FRESHET_FAILPOINTS", failpoints)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -170,6 +177,66 @@ fn a_job_is_cut_off_in_each_of_its_steps() {
             drop(sync);
             goes_on(&data, &what);
         }
+    }
+}
+
+/// A target is out of the way, its table suspended and copied again; whatever is cut off in between begins once more.
+#[test]
+fn a_table_is_helped_on_through_faults() {
+    for what in [
+        "table.suspend=kill@1",
+        "table.suspend=eio@1",
+        "table.resume=kill@1",
+        "table.resume=eio@1",
+        // Behind the first copies of four tables and their one round: those of the new copy.
+        "copy.create=kill@5",
+        "copy.written=kill@5",
+        "copy.copied=kill@5",
+        "lane.fork=kill@2",
+        "lane.join=eio@2",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let mut sync = Sync::over(LONG, &data, what);
+        let all_live = |job: &Value| {
+            let tables = job["tables"].as_array();
+            tables.is_some_and(|t| t.len() == 4 && t.iter().all(|t| t["state"] == "live" && t["resync"].is_null()))
+        };
+        let products = |job: &Value| {
+            let tables = job["tables"].as_array().cloned().unwrap_or_default();
+            tables.iter().find(|t| t["name"]["table"] == "products").map_or(Value::Null, |t| t["state"].clone())
+        };
+        // Asks until it is done, and waits for what is wanted; a process that has ended is started again, without faults.
+        let until = |sync: &mut Sync, wanted: &dyn Fn(&Value) -> bool, ask: &[&str]| {
+            let mut said = String::new();
+            for _ in 0..3 {
+                let begun = Instant::now();
+                while !ask.is_empty() && sync.child.try_wait().unwrap().is_none() {
+                    let answer = run(&data, ask);
+                    said = text(&answer);
+                    if answer.status.success() {
+                        break;
+                    }
+                    assert!(begun.elapsed() < PATIENCE, "{what}: {said}");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                match sync.until(wanted) {
+                    Ok(_) => return,
+                    Err(_) => *sync = Sync::over(LONG, &data, ""),
+                }
+            }
+            panic!("{what}: it ends again and again: {said} {}", sync.log());
+        };
+        until(&mut sync, &all_live, &[]);
+        let away = run(&data, &["sql", "ALTER TABLE shop.products RENAME away"]);
+        assert!(away.status.success(), "{what}: {}", text(&away));
+        until(&mut sync, &|job| products(job) == "suspended", &[]);
+        let back = run(&data, &["sql", "ALTER TABLE shop.away RENAME products"]);
+        assert!(back.status.success(), "{what}: {}", text(&back));
+        until(&mut sync, &|job| products(job) != "suspended", &["resync", "shop", "shop.products"]);
+        until(&mut sync, &|job| all_live(job) && job["position"] == LONG_END, &[]);
+        let verified = run(&data, &["verify", "shop"]);
+        assert!(verified.status.success(), "{what}: {}", text(&verified));
     }
 }
 

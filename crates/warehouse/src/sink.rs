@@ -16,7 +16,7 @@ use freshet_core::{
 };
 use parquet::arrow::arrow_reader::RowSelection;
 
-use crate::catalog::{Table, TableColumn};
+use crate::catalog::{Ddl, Table, TableColumn};
 use crate::storage::engine::{Partial, TableWrite, Warehouse, blocking};
 use crate::storage::key::{self, Keys};
 use crate::storage::stage::{Part, Stage};
@@ -50,7 +50,16 @@ impl Sink for WarehouseSink {
     }
 
     async fn apply(&self, label: &Label, statement: &Statement) -> Result<()> {
-        let ddl = crate::sql::ddl::parse(&statement.0)?;
+        let mut ddl = crate::sql::ddl::parse(&statement.0)?;
+        let snapshot = self.warehouse.snapshot();
+        for step in &mut ddl {
+            // A target that a person has dropped: its new copy takes the empty place.
+            if let Ddl::ReplaceTable { table, by, swap: false } = step
+                && snapshot.table(table).is_none()
+            {
+                *step = Ddl::RenameTable { table: by.clone(), to: table.table.clone() };
+            }
+        }
         self.warehouse.ddl(Some(label), ddl).await.map_err(|e| e.with("statement", statement))
     }
 

@@ -11,16 +11,18 @@ use arrow::array::{ArrayRef, AsArray, Int8Array, Int32Array, Int64Array, RecordB
 use arrow::datatypes::{Field, Int32Type, Int64Type, Schema};
 use freshet_core::batch::{OP_DELETE, OP_UPSERT};
 use freshet_core::failpoint::{self, PLACES};
-use freshet_core::{DataType, Error, Label, Result, TableName};
+use freshet_core::{DataType, Error, Label, Result, TableName, Writer};
 
 use super::engine::{Options, TableWrite, Warehouse};
+use super::stage::{Part, Stage};
 use super::value;
 use crate::catalog::{ColumnDef, Ddl, Model, TableDef};
 
 /// The child's data directory, by the environment.
 const CHILD: &str = "FRESHET_FAULTS_DIRECTORY";
 const TABLES: [&str; 2] = ["t1", "t2"];
-/// Transactions of the history; after each third the delta is flushed, after each fourth everything is compacted.
+/// Transactions of the history; each fifth comes in parts, after each third the delta is flushed, after each fourth
+/// everything is compacted.
 const TRANSACTIONS: u32 = 12;
 
 type Rows = BTreeMap<i64, i32>;
@@ -58,7 +60,24 @@ fn model(n: u32) -> Rows {
 }
 
 fn write(table: &str, n: u32) -> TableWrite {
-    let (puts, deletes) = changes(n);
+    rows(table, n, changes(n))
+}
+
+/// A transaction larger than the engine's buffer: a part is put aside, the end makes all of it visible.
+async fn commit(warehouse: &Warehouse, n: u32) -> Result<()> {
+    if !n.is_multiple_of(5) {
+        return warehouse.commit(Some(label(n)), TABLES.iter().map(|t| write(t, n)).collect()).await;
+    }
+    let (mut first, deletes) = changes(n);
+    let last = first.split_off(first.len() / 2);
+    let writer = || Writer { job: "job".into(), incarnation: 1, lane: 0 };
+    let part = Stage::Part(Part { writer: writer(), number: 0 });
+    warehouse.commit_stage(None, TABLES.iter().map(|t| rows(t, n, (first.clone(), vec![]))).collect(), part).await?;
+    let writes = TABLES.iter().map(|t| rows(t, n, (last.clone(), deletes.clone()))).collect();
+    warehouse.commit_stage(Some(label(n)), writes, Stage::Last { writer: writer(), parts: 1 }).await
+}
+
+fn rows(table: &str, n: u32, (puts, deletes): (Vec<i64>, Vec<i64>)) -> TableWrite {
     let keys: Vec<i64> = puts.iter().chain(&deletes).copied().collect();
     let ops = puts.iter().map(|_| OP_UPSERT).chain(deletes.iter().map(|_| OP_DELETE));
     let values = Int32Array::from(vec![n as i32; keys.len()]);
@@ -95,7 +114,7 @@ async fn create(warehouse: &Warehouse) -> Result<()> {
 /// The part of the history behind transaction `done`. `acknowledged` hears of every transaction.
 async fn go_on(warehouse: &Warehouse, done: u32, mut acknowledged: impl FnMut(u32)) -> Result<()> {
     for n in done + 1..=TRANSACTIONS {
-        warehouse.commit(Some(label(n)), TABLES.iter().map(|t| write(t, n)).collect()).await?;
+        commit(warehouse, n).await?;
         acknowledged(n);
         if n.is_multiple_of(3) {
             warehouse.flush().await?;
