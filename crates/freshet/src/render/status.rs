@@ -142,7 +142,7 @@ mod tests {
         let text = job(&status, Style { color: false });
         assert!(text.contains(" of the log spooled") && text.contains("because it is full"), "{text}");
         assert_eq!(progress::share(&status.tables[0]), Some(0.99));
-        status.schema_changes = SchemaPolicy::Lenient;
+        (status.spool, status.schema_changes) = (None, SchemaPolicy::Lenient);
         status.tables[0].left_out = vec!["column x was dropped: the target keeps it (ALTER TABLE t DROP x)".into()];
         status.left_out = vec!["shop.old was dropped: its target dw.old stays (DROP TABLE old)".into()];
         let text = job(&status, Style { color: false });
