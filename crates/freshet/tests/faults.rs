@@ -162,7 +162,7 @@ fn steps() -> impl Iterator<Item = &'static str> {
 fn a_job_is_cut_off_in_each_of_its_steps() {
     assert_eq!(steps().count(), 21);
     for place in steps() {
-        for action in ["kill", "eio"] {
+        for action in ["kill", "eio", "enospc"] {
             let what = format!("{place}={action}@1");
             let dir = tempfile::tempdir().unwrap();
             let data = dir.path().join("data");

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, mpsc, oneshot};
 
 use super::cache::Cache;
 use super::log;
-use super::maintain::{FULL_ROWS, Maintainer};
+use super::maintain::{Compacted, FULL_ROWS, Maintainer, Merges};
 use super::manifest::{Labels, Manifest};
 use super::partial;
 pub use super::prepare::{Partial, TableWrite};
@@ -504,7 +504,7 @@ impl Warehouse {
         let maintainer = self.maintainer()?;
         blocking(move || {
             maintainer.flush()?;
-            while maintainer.compact_once()? {}
+            while let Compacted::Merged = maintainer.compact_once(Merges::All)? {}
             maintainer.checkpoint()
         })
         .await

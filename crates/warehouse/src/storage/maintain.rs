@@ -17,9 +17,13 @@ use super::version::{SegmentView, TableView};
 use super::writer::{Command, Done, Work};
 use crate::catalog::Model;
 
-/// Segments of one size class that are merged together.
+/// Segments of one size class that are merged together …
 const FAN_IN: usize = 6;
+/// … and while more keep coming: a load of many does not compete with merges of its own rows, of which the next merge
+/// would rewrite the result.
 const MAX_FAN_IN: usize = 24;
+/// So long after its newest segment a class gets no more.
+const REST: Duration = Duration::from_millis(500);
 /// A segment of this many live rows is no longer merged with others.
 pub(crate) const FULL_ROWS: u64 = 4 << 20;
 /// … of a multiset, whose hashes are sorted in memory.
@@ -30,6 +34,30 @@ const MERGE_BYTES: u64 = 1 << 30;
 const DEAD_PERCENT: u64 = 30;
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// Which merges are due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merges {
+    /// Those that nothing speaks against at this moment.
+    Due,
+    /// All that are worth it, also where more segments may come.
+    All,
+}
+
+/// What there is to merge in a table.
+enum Choice {
+    Nothing,
+    /// After so long, unless the class grows in the meantime.
+    Later(Duration),
+    These(Vec<SegmentView>),
+}
+
+/// What became of a look for merges.
+pub(crate) enum Compacted {
+    Nothing,
+    Later(Duration),
+    Merged,
+}
 
 /// One of the background threads.
 pub(crate) struct Maintainer {
@@ -51,9 +79,10 @@ impl Maintainer {
     pub(crate) fn compact_loop(self) {
         while self.shared.wait_for_compaction() {
             loop {
-                match self.compact_once() {
-                    Ok(true) => {}
-                    Ok(false) => break,
+                match self.compact_once(Merges::Due) {
+                    Ok(Compacted::Merged) => {}
+                    Ok(Compacted::Later(time)) => self.shared.pause(time),
+                    Ok(Compacted::Nothing) => break,
                     Err(error) => {
                         self.report("compaction", &error);
                         break;
@@ -98,16 +127,21 @@ impl Maintainer {
         self.ask(Work::Checkpoint).map(|_| ())
     }
 
-    /// Does the most useful merge; false when there is none.
-    pub(crate) fn compact_once(&self) -> Result<bool> {
+    /// Does the most useful merge.
+    pub(crate) fn compact_once(&self, merges: Merges) -> Result<Compacted> {
         let snapshot = self.shared.snapshot();
+        let mut wait: Option<Duration> = None;
         for view in snapshot.tables() {
-            if let Some(segments) = choose(view) {
-                self.rewrite(view, segments.into_iter().map(Input::Segment).collect())?;
-                return Ok(true);
+            match choose(view, merges) {
+                Choice::Nothing => {}
+                Choice::Later(time) => wait = Some(wait.map_or(time, |w| w.min(time))),
+                Choice::These(segments) => {
+                    self.rewrite(view, segments.into_iter().map(Input::Segment).collect())?;
+                    return Ok(Compacted::Merged);
+                }
             }
         }
-        Ok(false)
+        Ok(wait.map_or(Compacted::Nothing, Compacted::Later))
     }
 
     /// Rewrites the segments of a multiset whose rows were hashed in another shape.
@@ -138,8 +172,8 @@ impl Maintainer {
     }
 }
 
-/// The segments of a table that should become one: mostly dead ones alone, else enough of about the same size.
-fn choose(view: &TableView) -> Option<Vec<SegmentView>> {
+/// The segments of a table that should become one: enough of about the same size, else a mostly dead one alone.
+fn choose(view: &TableView, merges: Merges) -> Choice {
     let full = if view.table.model == Model::Multiset { FULL_MULTISET_ROWS } else { FULL_ROWS };
     let dead = |s: &&SegmentView| s.deletes.len() * 100 >= u64::from(s.rows()) * DEAD_PERCENT && s.rows() > 0;
     let mut classes: BTreeMap<u32, Vec<&SegmentView>> = BTreeMap::new();
@@ -147,6 +181,7 @@ fn choose(view: &TableView) -> Option<Vec<SegmentView>> {
         let megabytes = s.segment.meta.data_len >> 20;
         classes.entry(megabytes.max(1).ilog2() / 2).or_default().push(s);
     }
+    let mut wait = None;
     for (_, mut class) in classes {
         if class.len() < FAN_IN {
             continue;
@@ -159,10 +194,21 @@ fn choose(view: &TableView) -> Option<Vec<SegmentView>> {
             rows <= full && bytes <= MERGE_BYTES
         };
         let mut picked: Vec<_> = class.iter().take(MAX_FAN_IN).take_while(fits).map(|s| (*s).clone()).collect();
-        if picked.len() >= 2 {
-            picked.sort_by_key(|s| s.segment.meta.id);
-            return Some(picked);
+        if picked.len() < 2 {
+            continue;
         }
+        // As many as one merge takes are not waited for.
+        if merges == Merges::Due && picked.len() == class.len() && class.len() < MAX_FAN_IN {
+            let rested = class.iter().map(|s| s.segment.since.elapsed()).min().unwrap_or(REST);
+            if rested < REST {
+                wait = Some(REST - rested);
+                continue;
+            }
+        }
+        picked.sort_by_key(|s| s.segment.meta.id);
+        return Choice::These(picked);
     }
-    view.segments.iter().find(dead).map(|s| vec![s.clone()])
+    // The merge that is waited for leaves out dead rows, too.
+    let alone = || view.segments.iter().find(dead).map(|s| Choice::These(vec![s.clone()]));
+    wait.map(Choice::Later).or_else(alone).unwrap_or(Choice::Nothing)
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use freshet_core::error::io_error;
@@ -69,6 +70,8 @@ mod hex {
 /// A segment in use.
 pub struct Segment {
     pub meta: SegmentMeta,
+    /// Since when this process has it.
+    pub(crate) since: Instant,
     dir: PathBuf,
     pub(crate) cache: Arc<Cache>,
     obsolete: AtomicBool,
@@ -82,7 +85,13 @@ impl std::fmt::Debug for Segment {
 
 impl Segment {
     pub(crate) fn new(meta: SegmentMeta, dir: &Path, cache: &Arc<Cache>) -> Arc<Segment> {
-        Arc::new(Segment { meta, dir: dir.to_path_buf(), cache: Arc::clone(cache), obsolete: AtomicBool::new(false) })
+        Arc::new(Segment {
+            meta,
+            since: Instant::now(),
+            dir: dir.to_path_buf(),
+            cache: Arc::clone(cache),
+            obsolete: AtomicBool::new(false),
+        })
     }
 
     /// The Parquet file.

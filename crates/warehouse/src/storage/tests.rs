@@ -387,6 +387,26 @@ async fn readers_see_whole_transactions_beside_compaction() {
     assert!(got.iter().all(|(k, v)| values[0][*k] == *v));
 }
 
+/// Fewer segments than one merge takes are merged when no more of them come, without another write.
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_are_merged_when_they_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { background: true, ..manual() };
+    let w = Warehouse::open(dir.path(), options).await.unwrap();
+    w.ddl(None, create("t", Model::Unique)).await.unwrap();
+    for load in 0..8 {
+        w.commit(None, vec![upserts("t", (load * 50..(load + 1) * 50).map(|k| (k, 1)))]).await.unwrap();
+    }
+    let segments = || w.snapshot().table(&name("t")).unwrap().segments.len();
+    let end = Instant::now() + std::time::Duration::from_secs(30);
+    while segments() > 1 {
+        assert!(Instant::now() < end, "{} segments are left", segments());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(table_of(&w.snapshot(), "t").len(), 400);
+    w.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn labels_errors_and_second_opener() {
     let dir = tempfile::tempdir().unwrap();
