@@ -227,6 +227,24 @@ pub(crate) async fn file_sink(source: Source) {
         assert!(sync.runs() && start.elapsed() < Duration::from_secs(30), "{text}\n{}", sync.log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    // Files cannot hold back what has not ended; status says so.
+    let numbers: Vec<String> = (0..20_000).map(|i| format!("({i}, 'x')")).collect();
+    let mut statements = vec![format!("USE {db};\nALTER TABLE t MODIFY v VARCHAR(2000);\nBEGIN")];
+    statements.push(format!("INSERT INTO t VALUES {}", numbers.join(",")));
+    for from in (20_000..120_000).step_by(20_000) {
+        statements.push(format!("INSERT INTO t SELECT id + {from}, repeat('y', 1000) FROM t WHERE id < 20000"));
+    }
+    statements.push("COMMIT".into());
+    source.run(&statements.join(";\n")).await;
+    let start = Instant::now();
+    loop {
+        let status = sync.command(&["status", "job"]).stdout;
+        if status.contains("shown in parts") {
+            break;
+        }
+        assert!(sync.runs() && start.elapsed() < Duration::from_secs(60), "{status}\n{}", sync.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn contents(dir: &std::path::Path) -> String {

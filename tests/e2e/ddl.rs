@@ -1,6 +1,9 @@
 //! Schema changes in the log: every clause with rows of the old and the new shape around it, tables that come and go,
 //! and all of it while others write.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use freshet_tests::compare::{assert_equal, count};
@@ -105,6 +108,51 @@ pub(crate) async fn tables_come_and_go(source: Source) {
     let tables: Vec<String> = ours.query(format!("SHOW TABLES FROM {}", quote(&db))).await.unwrap();
     assert_eq!(tables, ["b", "c", "d", "gone", "zz_mark"]);
     assert_eq!((count(&mut ours, &db, "b").await, count(&mut ours, &db, "c").await), (3, 0));
+}
+
+/// A statement with several effects shows none or all of them: tables that change their names in a circle are always
+/// there, and the columns of one ALTER come together.
+pub(crate) async fn changes_are_seen_whole(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("whole").await;
+    prepare_mark(&source, &db).await;
+    source
+        .run(&format!(
+            "USE {db};\nCREATE TABLE a (id INT NOT NULL PRIMARY KEY, v INT);\nINSERT INTO a VALUES (1, 1);\n\
+             CREATE TABLE b (id INT NOT NULL PRIMARY KEY, v INT);\nINSERT INTO b VALUES (1, 2);\n\
+             CREATE TABLE c (id INT NOT NULL PRIMARY KEY);\nINSERT INTO c VALUES (1)"
+        ))
+        .await;
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let watcher = tokio::spawn({
+        let (mut ours, db, stop) = (sync.connect().await, db.clone(), Arc::clone(&stop));
+        async move {
+            let (mut orders, mut widths) = (BTreeSet::new(), BTreeSet::new());
+            while !stop.load(Ordering::Relaxed) {
+                let both = format!("SELECT a.v, b.v FROM {db}.a a JOIN {db}.b b ON a.id = b.id");
+                let row: Option<(i32, i32)> = ours.query_first(both).await.expect("a table is missing");
+                orders.insert(row.expect("a row is missing"));
+                let row: mysql_async::Row = ours.query_first(format!("SELECT * FROM {db}.c")).await.unwrap().unwrap();
+                widths.insert(row.len());
+            }
+            (orders, widths)
+        }
+    });
+    let mut theirs = source.connect().await;
+    for _ in 0..15 {
+        theirs.query_drop(format!("RENAME TABLE {db}.a TO {db}.t, {db}.b TO {db}.a, {db}.t TO {db}.b")).await.unwrap();
+        theirs.query_drop(format!("ALTER TABLE {db}.c ADD x INT, ADD y INT, ADD z INT")).await.unwrap();
+        theirs.query_drop(format!("ALTER TABLE {db}.c DROP x, DROP y, DROP z")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    sync.caught_up(&source, &db).await;
+    stop.store(true, Ordering::Relaxed);
+    let (orders, widths) = watcher.await.unwrap();
+    assert_eq!(orders, BTreeSet::from([(1, 2), (2, 1)]));
+    assert!(widths.is_subset(&BTreeSet::from([1, 4])), "{widths:?}");
+    assert_equal(&mut theirs, &mut sync.connect().await, &db).await;
 }
 
 /// DDL on tables that are being written to, as soon as their copies are done.

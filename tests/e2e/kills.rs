@@ -121,7 +121,17 @@ pub(crate) async fn amid_a_large_transaction(source: Source) {
         .await;
     let mut sync = Sync::start(&source, &db);
     sync.caught_up(&source, &db).await;
-    for what in ["part.intent=kill@1", "part.write=eio@2", "part.written=kill@1", "part.written=eio@2"] {
+    for what in [
+        "part.intent=kill@1",
+        "part.intent=eio@2",
+        "part.intent=enospc@1",
+        "part.write=kill@1",
+        "part.write=eio@2",
+        "part.write=enospc@1",
+        "part.written=kill@1",
+        "part.written=eio@2",
+        "part.written=enospc@1",
+    ] {
         sync.kill();
         sync.spawn_with_failpoints(what);
         let mut conn = source.connect().await;

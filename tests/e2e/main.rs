@@ -6,6 +6,7 @@
 
 use freshet_tests::source::{Flavour, Source};
 
+mod away;
 mod bad_input;
 mod cascades;
 mod cli;
@@ -45,7 +46,9 @@ on_both_servers! {
     keys::composite_and_text_keys,
     keys::odd_names,
     ddl::columns_come_and_go,
+    away::and_comes_back,
     ddl::tables_come_and_go,
+    ddl::changes_are_seen_whole,
     ddl::while_writers_write,
     scale::fifty_tables,
     scale::one_large_table,

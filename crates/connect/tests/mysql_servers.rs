@@ -575,9 +575,16 @@ async fn settings_that_hide_changes() {
             }
             false => ("--log-slave-updates=OFF", "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT=1"),
         };
-        second.restart(&[updates, "--binlog-do-db=elsewhere", "--skip-slave-start"]).await;
         let mut b = Bench::new(&second.url, "hidden").await;
-        b.run(&["CREATE TABLE t (id INT PRIMARY KEY)", source]).await;
+        b.run(&["CREATE TABLE t (id INT PRIMARY KEY)"]).await;
+        let job = b.begin().await;
+        // A job that runs finds out at its next connection.
+        second.restart(&["--binlog-do-db=elsewhere", "--skip-slave-start"]).await;
+        let filtered = refused(&job, &b).await;
+        says(&filtered, ErrorKind::SourceState, &["out of its log: hidden", "binlog_do_db", "freshet resync"]);
+        second.restart(&[updates, "--binlog-do-db=elsewhere", "--skip-slave-start"]).await;
+        b.run(&[source]).await;
+        says(&refused(&job, &b).await, ErrorKind::SourceState, &["is a replica", "updates = ON", "freshet resync"]);
         let findings = b.source.check(&b.pattern()).await;
         let of =
             |name: &str| findings.iter().find(|f| f.name == name).unwrap_or_else(|| panic!("{name}: {findings:#?}"));

@@ -325,12 +325,26 @@ pub trait Sink: Check {
     /// `SinkUnavailable` when it may help to try again.
     async fn apply(&self, label: &Label, statement: &Statement) -> Result<()>;
 
+    /// Executes the statements of one schema change as one transaction; done already under this label means success.
+    /// False when the sink has no such transactions: then nothing has happened, and they go one by one.
+    ///
+    /// # Errors
+    /// As [`Sink::apply`]; nothing has happened then.
+    async fn apply_together(&self, _label: &Label, _statements: &[&Statement]) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Writes; returns when it is durable.
     ///
     /// # Errors
     /// `SinkUnavailable` when it may help to try again; otherwise, with the target in the context under `table`, what
     /// is wrong with that table's rows.
     async fn write(&self, flush: Flush) -> Result<()>;
+
+    /// Whether parts of a transaction ([`Purpose::Part`]) stay unseen until its end.
+    fn holds_parts(&self) -> bool {
+        false
+    }
 
     /// What became of the loads or statement of a previous run under this label. Afterwards no late call may land.
     ///

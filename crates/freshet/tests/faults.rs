@@ -186,8 +186,10 @@ fn a_table_is_helped_on_through_faults() {
     for what in [
         "table.suspend=kill@1",
         "table.suspend=eio@1",
+        "table.suspend=enospc@1",
         "table.resume=kill@1",
         "table.resume=eio@1",
+        "table.resume=enospc@1",
         // Behind the first copies of four tables and their one round: those of the new copy.
         "copy.create=kill@5",
         "copy.written=kill@5",
@@ -300,13 +302,7 @@ fn damaged_files_are_named() {
         // redb keeps two headers, of which the older may be damaged without harm: its magic number always matters.
         let at = if name == "jobs.redb" { 3 } else { good.len() / 2 };
         flipped[at] ^= 0x10;
-        // A log that ends early looks like one that was never finished: docs/storage.md, "Torn or damaged".
-        let bad = if name.starts_with("log-") {
-            vec![("flipped", flipped)]
-        } else {
-            vec![("flipped", flipped), ("cut", half)]
-        };
-        for (how, bytes) in bad {
+        for (how, bytes) in [("flipped", flipped), ("cut", half)] {
             std::fs::write(&file, bytes).unwrap();
             let said = ask(&data);
             assert!(said.contains(&name), "{name} {how}: {said}");
@@ -337,6 +333,7 @@ fn newer_files_are_refused() {
         let sealed = match name.as_str() {
             "manifest" => newer.len() - 4,
             _ if name.starts_with("log-") => 28,
+            _ if name.ends_with(".idx") => 12,
             _ => continue,
         };
         newer[8..12].copy_from_slice(&2_u32.to_le_bytes());

@@ -50,17 +50,26 @@ impl Sink for WarehouseSink {
     }
 
     async fn apply(&self, label: &Label, statement: &Statement) -> Result<()> {
-        let mut ddl = crate::sql::ddl::parse(&statement.0)?;
+        self.apply_together(label, &[statement]).await.map(drop)
+    }
+
+    async fn apply_together(&self, label: &Label, statements: &[&Statement]) -> Result<bool> {
         let snapshot = self.warehouse.snapshot();
-        for step in &mut ddl {
-            // A target that a person has dropped: its new copy takes the empty place.
-            if let Ddl::ReplaceTable { table, by, swap: false } = step
-                && snapshot.table(table).is_none()
-            {
-                *step = Ddl::RenameTable { table: by.clone(), to: table.table.clone() };
+        let mut all = Vec::new();
+        for statement in statements {
+            for step in crate::sql::ddl::parse(&statement.0)? {
+                all.push(match step {
+                    // A target that a person has dropped: its new copy takes the empty place.
+                    Ddl::ReplaceTable { table, by, swap: false } if snapshot.table(&table).is_none() => {
+                        Ddl::RenameTable { table: by, to: table.table }
+                    }
+                    step => step,
+                });
             }
         }
-        self.warehouse.ddl(Some(label), ddl).await.map_err(|e| e.with("statement", statement))
+        let named = || statements.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        self.warehouse.ddl(Some(label), all).await.map_err(|e| e.with("statement", named()))?;
+        Ok(true)
     }
 
     /// All loads of a flush become visible together, and with them the parts of the transaction that it completes.
@@ -85,6 +94,10 @@ impl Sink for WarehouseSink {
         })
         .await?;
         self.warehouse.commit_stage(label, writes, stage).await
+    }
+
+    fn holds_parts(&self) -> bool {
+        true
     }
 
     async fn settle(&self, label: &Label, _intent: Option<&Intent>) -> Result<Settled> {

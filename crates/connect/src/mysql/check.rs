@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use freshet_core::schema::quote_name;
-use freshet_core::{Check, Discovered, Error, ErrorKind, Finding, Result, TablePattern, Verdict};
+use freshet_core::{Check, Discovered, Error, ErrorKind, Finding, Result, TableName, TablePattern, Verdict};
 
 use super::MySql;
 use super::discover::log_status;
@@ -44,7 +44,7 @@ impl Check for MySql {
                     Err(e) => findings.push(failure("foreign keys", &e)),
                 }
                 match filters(&mut c, &found).await {
-                    Ok(filtered) => findings.extend(filtered),
+                    Ok(filtered) => findings.push(filtered),
                     Err(e) => findings.push(failure("log filters", &e)),
                 }
                 findings.extend(look_at(&mut c, tables, &found).await);
@@ -269,14 +269,15 @@ async fn grants(c: &mut Connection) -> Result<Vec<Finding>> {
 }
 
 /// Names of the databases that tables are in.
-fn databases(found: &[Discovered]) -> Vec<&str> {
-    let mut names: Vec<&str> = found.iter().map(|t| t.name.database.as_str()).collect();
+fn databases<'t>(tables: impl Iterator<Item = &'t TableName>) -> Vec<&'t str> {
+    let mut names: Vec<&str> = tables.map(|t| t.database.as_str()).collect();
+    names.sort_unstable();
     names.dedup();
     names
 }
 
-/// A replica that does not log what it receives.
-async fn replica(c: &mut Connection, found: &[Discovered]) -> Result<Option<Finding>> {
+/// The setting by which a replica keeps what it receives out of its own log, if this server does so.
+async fn unlogged_updates(c: &mut Connection) -> Result<Option<Unlogged>> {
     let mariadb = c.server.flavour == Flavour::MariaDb;
     let renamed = !mariadb && c.server.version >= (8, 0, 22);
     let rows = match c.query(if renamed { "SHOW REPLICA STATUS" } else { "SHOW SLAVE STATUS" }).await {
@@ -290,16 +291,37 @@ async fn replica(c: &mut Connection, found: &[Discovered]) -> Result<Option<Find
     }
     let name = if renamed && c.server.version >= (8, 0, 26) { "log_replica_updates" } else { "log_slave_updates" };
     let logged = c.query(&format!("SELECT @@global.{name}")).await?;
-    if logged.first().and_then(|r| r.number::<u8>(0)) == Some(1) {
-        return Ok(Some(Finding::new("replica", Verdict::Ok, format!("{name} is on"))));
+    Ok(Some(Unlogged { name, on: logged.first().and_then(|r| r.number::<u8>(0)) == Some(1) }))
+}
+
+/// A replica's setting.
+struct Unlogged {
+    name: &'static str,
+    on: bool,
+}
+
+impl Unlogged {
+    fn message(&self) -> String {
+        format!(
+            "the server is a replica with {} = OFF: what it receives from its source is not in its own log",
+            self.name
+        )
     }
-    let message = format!(
-        "the server is a replica with {name} = OFF: what it receives from its source is not in its own log; databases \
-         concerned: {}",
-        databases(found).join(", ")
-    );
-    let fix = format!("put `{name} = ON` under [mysqld] in the server's configuration, and restart it");
-    Ok(Some(Finding::new("replica", Verdict::Failed, message).fix(fix)))
+
+    fn fix(&self) -> String {
+        format!("put `{} = ON` under [mysqld] in the server's configuration, and restart it", self.name)
+    }
+}
+
+/// A replica that does not log what it receives.
+async fn replica(c: &mut Connection, found: &[Discovered]) -> Result<Option<Finding>> {
+    let Some(updates) = unlogged_updates(c).await? else { return Ok(None) };
+    if updates.on {
+        return Ok(Some(Finding::new("replica", Verdict::Ok, format!("{} is on", updates.name))));
+    }
+    let concerned = databases(found.iter().map(|t| &t.name)).join(", ");
+    let message = format!("{}; databases concerned: {concerned}", updates.message());
+    Ok(Some(Finding::new("replica", Verdict::Failed, message).fix(updates.fix())))
 }
 
 /// Foreign keys that change rows of the job's tables without a trace in the log.
@@ -335,24 +357,56 @@ async fn foreign_keys(c: &mut Connection, found: &[Discovered], copied: bool) ->
     })
 }
 
-/// Databases that the server leaves out of its log.
-async fn filters(c: &mut Connection, found: &[Discovered]) -> Result<Vec<Finding>> {
+const FILTERED: &str = "remove binlog_do_db and binlog_ignore_db from the server's configuration, and restart it";
+
+/// Which of these databases the server leaves out of its log; `None` when it leaves out none of all.
+async fn left_out<'d>(c: &mut Connection, databases: &[&'d str]) -> Result<Option<Vec<&'d str>>> {
     let rows = log_status(c).await?;
-    let Some(row) = rows.first() else { return Ok(Vec::new()) };
+    let Some(row) = rows.first() else { return Ok(None) };
     let list = |name: &str| -> Vec<String> {
         row.named(name).unwrap_or_default().split(',').filter(|d| !d.is_empty()).map(str::to_string).collect()
     };
     let (only, never) = (list("Binlog_Do_DB"), list("Binlog_Ignore_DB"));
     if only.is_empty() && never.is_empty() {
-        return Ok(vec![Finding::new("log filters", Verdict::Ok, "none")]);
+        return Ok(None);
     }
     let left_out = |d: &str| (!only.is_empty() && !only.iter().any(|o| o == d)) || never.iter().any(|n| n == d);
-    let databases: Vec<&str> = databases(found).into_iter().filter(|d| left_out(d)).collect();
-    Ok(vec![match databases.as_slice() {
-        [] => Finding::new("log filters", Verdict::Ok, "the databases of the job are in the log"),
-        some => Finding::new("log filters", Verdict::Failed, format!("not in the log: {}", some.join(", ")))
-            .fix("remove binlog_do_db and binlog_ignore_db from the server's configuration, and restart it"),
-    }])
+    Ok(Some(databases.iter().copied().filter(|d| left_out(d)).collect()))
+}
+
+/// Databases that the server leaves out of its log.
+async fn filters(c: &mut Connection, found: &[Discovered]) -> Result<Finding> {
+    Ok(match left_out(c, &databases(found.iter().map(|t| &t.name))).await? {
+        None => Finding::new("log filters", Verdict::Ok, "none"),
+        Some(none) if none.is_empty() => {
+            Finding::new("log filters", Verdict::Ok, "the databases of the job are in the log")
+        }
+        Some(some) => {
+            Finding::new("log filters", Verdict::Failed, format!("not in the log: {}", some.join(", "))).fix(FILTERED)
+        }
+    })
+}
+
+/// Refuses a server that keeps changes of these tables out of its log. The settings may come with any restart, and with
+/// any server that takes over.
+///
+/// # Errors
+/// `SourceState`, with the setting; when the server cannot be asked.
+pub(super) async fn logs_all_of<'t>(c: &mut Connection, tables: impl Iterator<Item = &'t TableName>) -> Result<()> {
+    let databases = databases(tables);
+    let then = "then copy again what was changed meanwhile, which its log does not hold: freshet resync JOB";
+    if let Some(updates) = unlogged_updates(c).await?.filter(|u| !u.on) {
+        return Err(Error::source_state(updates.message()).hint(format!("{}; {then}", updates.fix())));
+    }
+    match left_out(c, &databases).await {
+        Ok(Some(some)) if !some.is_empty() => {
+            Err(Error::source_state(format!("the server leaves databases out of its log: {}", some.join(", ")))
+                .hint(format!("{FILTERED}; {then}")))
+        }
+        // The user may not see it; `check` asks for that grant.
+        Err(e) if e.kind != ErrorKind::Permission => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Tables: that there are some, and that each can be read and followed.

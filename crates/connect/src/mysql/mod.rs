@@ -177,6 +177,7 @@ impl Source for MySql {
     async fn changes(&self, request: ChangesRequest) -> Result<Box<dyn ChangeStream>> {
         let mut c = self.session().await?;
         let state = ServerState::ask(&mut c).await?;
+        check::logs_all_of(&mut c, request.tables.iter().map(|t| &t.name)).await?;
         let spool = self.spooled(&state, &request)?;
         let mut options = StreamOptions::new(self.replica.for_lane(&mut c, request.lane).await?);
         options.server = Some(state.identity);

@@ -23,7 +23,7 @@ use crate::engine::job::{Rules, with_retries};
 use crate::engine::read_back::read_back;
 use crate::engine::reader::{Reader, Task};
 use crate::engine::spec::{JobOptions, JobSpec};
-use crate::engine::status::{JobState, Progress};
+use crate::engine::status::{JobState, LargeStatus, Progress};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::step;
 use crate::intent::{Intent, Label, LoadIntent, Writer};
@@ -533,10 +533,17 @@ impl Lane {
         });
         match &flush.commit {
             Some(commit) => {
+                if self.parts > 0 {
+                    context.progress.job(|s| s.large = None);
+                }
                 self.parts = 0;
                 self.reached(context, commit);
             }
-            None => self.parts += 1,
+            None => {
+                self.parts += 1;
+                let large = LargeStatus { parts: self.parts, shown: !context.sink.holds_parts() };
+                context.progress.job(|s| s.large = Some(large));
+            }
         }
     }
 

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use job::Rules;
 pub use policy::SchemaPolicy;
 pub use spec::{JobOptions, JobSpec};
-pub use status::{JobState, JobStatus, SpoolStatus, TableStatus};
+pub use status::{JobState, JobStatus, LargeStatus, SpoolStatus, TableStatus};
 pub use verify::{Difference, Mismatch, TableReport, VerifyOptions, VerifyReport};
 
 use crate::connector::{Sink, Source};
@@ -36,6 +36,7 @@ use crate::error::{Error, Result};
 use crate::intent::Writer;
 use crate::position::Position;
 use crate::schema::{TableChange, TableName};
+use crate::secret::redact_url;
 use crate::store::{Change, Desired, Doubt, JobRecord, Phase, Store};
 use catch_up::{CREATION_STEPS, creation};
 use job::{Ask, Control, Job, Request, give_up_copy, queued};
@@ -255,23 +256,48 @@ impl Engine {
         Ok(())
     }
 
-    /// Lets a paused or failed job go on where it stood.
+    /// Lets a paused or failed job go on where it stood; with `source` from there: the same data at another address (a
+    /// replica that has taken over) or with other credentials. Whether its log goes on where the job stands is found out
+    /// when the job opens it.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub async fn resume(self: &Arc<Self>, name: &str) -> Result<()> {
+    /// `NotFound`; `Config` when the URL is of another kind or wrong.
+    pub async fn resume(self: &Arc<Self>, name: &str, source: Option<&str>) -> Result<()> {
         let _turn = self.turn().await?;
-        let record = self.mark_resumed(name).await?;
+        self.admits(name, source)?;
         self.end(name).await;
+        let record = self.mark_resumed(name, source).await?;
         self.start(&record)
     }
 
     /// As [`Engine::resume`], without starting it in this process.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub async fn mark_resumed(&self, name: &str) -> Result<JobRecord> {
-        self.set_desired(name, Desired::Running).await
+    /// `NotFound`; `Config` when the URL is of another kind.
+    pub async fn mark_resumed(&self, name: &str, source: Option<&str>) -> Result<JobRecord> {
+        self.admits(name, source)?;
+        let mut record = self.set_desired(name, Desired::Running).await?;
+        if let Some(source) = source {
+            record.spec.source = source.to_string();
+            let mut change = Change::new();
+            change.job(&record);
+            self.store.commit(change).await?;
+        }
+        Ok(record)
+    }
+
+    /// Whether a job's source may be replaced by that one.
+    fn admits(&self, name: &str, source: Option<&str>) -> Result<()> {
+        let record = self.record(name)?;
+        let kind = |url: &str| url.split(':').next().unwrap_or_default().to_string();
+        match source {
+            Some(url) if kind(url) != kind(&record.spec.source) => {
+                Err(Error::config(format!("the job {name} reads from {}", record.spec.source_redacted()))
+                    .with("url", redact_url(url))
+                    .hint("only the same data can take its source's place: another address or other credentials"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Copies tables of a job again, all of them when none is named. The job runs on: what is live stays readable and
@@ -400,6 +426,7 @@ impl Engine {
                 add(intent.label.clone(), Some(intent), None);
             }
             if let Some(ddl) = lane.ddl {
+                add(ddl.together(&writer), None, None);
                 ddl.steps.into_iter().skip(ddl.done).for_each(|step| add(step.label, None, None));
             }
         }
@@ -534,6 +561,7 @@ impl Engine {
             left_out: self.store.ledger(name)?.left_out.iter().map(ToString::to_string).collect(),
             started_ms: None,
             spool: None,
+            large: None,
         })
     }
 

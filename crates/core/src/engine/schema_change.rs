@@ -1,6 +1,6 @@
 //! Schema changes: only the main lane applies them, as barriers. The change is planned, stored as an intent with its
-//! statements, applied statement by statement with each step recorded, and then position, tables and schema history
-//! move in one transaction. A table that is being copied meanwhile is copied again, from behind the change. What cannot
+//! statements, applied as one transaction where the sink has such, else statement by statement with each step recorded,
+//! and then position, tables and schema history move in one transaction. A table that is being copied meanwhile is copied again, from behind the change. What cannot
 //! be planned or applied suspends that table; the others go on. What a target does that the job's policy keeps from
 //! following in any case, `policy.rs` decides. The end of a round of the catch-up lane, where shadows take their tables'
 //! places, goes the same way.
@@ -63,7 +63,7 @@ impl Job {
         }
         let plan = self.plan_schema_change(&change, Refused::new())?;
         let only_recorded = plan.steps.is_empty();
-        self.main.ddl = Some(DdlIntent { change, to, steps: plan.steps, done: 0, joined });
+        self.main.ddl = Some(DdlIntent { change, to, steps: plan.steps, done: 0, one_by_one: false, joined });
         if !only_recorded {
             let context = Arc::clone(&self.context);
             at("ddl.intent")?;
@@ -75,6 +75,10 @@ impl Job {
     /// Does what is left of the schema change that has begun. Planning it again gives the same tables, because nothing
     /// of them has been stored since.
     pub(crate) async fn finish_schema_change(&mut self) -> Result<()> {
+        if self.main.ddl.is_none() {
+            return Ok(());
+        }
+        self.apply_together().await?;
         let Some(intent) = self.main.ddl.clone() else { return Ok(()) };
         let context = Arc::clone(&self.context);
         let mut plan = self.plan_schema_change(&intent.change, Refused::new())?;
@@ -113,6 +117,36 @@ impl Job {
         }
         plan.failed.extend(given_up);
         self.store_schema_change(plan, intent.to, intent.joined).await
+    }
+
+    /// Applies all statements of the schema change that has begun as one transaction, so that no reader sees a part of
+    /// it. What a sink refuses as a whole goes one by one, which shows whose table it is about.
+    async fn apply_together(&mut self) -> Result<()> {
+        let context = Arc::clone(&self.context);
+        let Some(ddl) = self.main.ddl.as_ref().filter(|d| d.done == 0 && !d.one_by_one && d.steps.len() > 1) else {
+            return Ok(());
+        };
+        let label = ddl.together(&self.main.writer);
+        let statements: Vec<_> = ddl.steps.iter().map(|s| &s.statement).collect();
+        let failed = |e: &Error, pause| self.retrying(e, pause);
+        at("ddl.apply")?;
+        let mut together = false;
+        let result = with_retries(|| context.sink.apply_together(&label, &statements), failed).await;
+        let result = result.map(|done| together = done);
+        let refused = match context.unless_done(result, &label, failed).await {
+            Ok(()) => false,
+            Err(error) if error.kind.is_about_a_table() => true,
+            Err(error) => return Err(error),
+        };
+        at("ddl.applied")?;
+        let Some(ddl) = &mut self.main.ddl else { return Ok(()) };
+        if refused {
+            ddl.one_by_one = true;
+            self.main.store(&context, Change::new()).await?;
+        } else if together {
+            ddl.done = ddl.steps.len();
+        }
+        Ok(())
     }
 
     async fn store_schema_change(&mut self, mut plan: Plan, to: Position, joined: Vec<TableName>) -> Result<()> {

@@ -79,6 +79,18 @@ pub struct JobStatus {
     /// The part of the source's log that is kept locally while tables are on their way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spool: Option<SpoolStatus>,
+    /// A transaction that is larger than the buffer and whose end has not been read yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large: Option<LargeStatus>,
+}
+
+/// A transaction under way that is larger than the buffer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeStatus {
+    /// Parts of it that have been written.
+    pub parts: u32,
+    /// Whether the target shows them already, because it cannot hold them back until the end.
+    pub shown: bool,
 }
 
 /// The part of the source's log that is kept locally.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::connector::{Split, Statement};
 use crate::engine::JobSpec;
 use crate::error::Error;
-use crate::intent::{Intent, Label};
+use crate::intent::{Intent, Label, Writer};
 use crate::position::Position;
 use crate::schema::{Column, SchemaChange, TableName, TableSchema};
 
@@ -62,9 +62,20 @@ pub struct DdlIntent {
     pub steps: Vec<DdlStep>,
     /// How many of them are done.
     pub done: usize,
+    /// Whether they go one by one, because the sink has refused them as one transaction.
+    #[serde(default)]
+    pub one_by_one: bool,
     /// Tables that come into the main lane with it.
     #[serde(default)]
     pub joined: Vec<TableName>,
+}
+
+impl DdlIntent {
+    /// The label of all statements as one transaction.
+    pub fn together(&self, writer: &Writer) -> Label {
+        let steps: Vec<&str> = self.steps.iter().map(|s| s.label.0.as_str()).collect();
+        writer.label("ddl-all", &steps)
+    }
 }
 
 /// One statement of a schema change.

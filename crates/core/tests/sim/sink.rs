@@ -35,7 +35,7 @@ pub struct State {
 #[derive(Clone)]
 enum Late {
     Write(Box<Written>),
-    Statement(Label, Statement),
+    Statements(Label, Vec<Statement>),
 }
 
 /// What a write asks for.
@@ -208,11 +208,16 @@ impl State {
         self.forgetful = true;
     }
 
-    fn statement(&mut self, label: &Label, statement: &Statement) -> Result<()> {
+    /// All of them or, when they are done already, none.
+    fn statements(&mut self, label: &Label, statements: &[Statement]) -> Result<()> {
         // Not forgotten: for these a cluster looks at the table.
         if !self.statements.insert(label.clone()) {
             return Ok(());
         }
+        statements.iter().try_for_each(|s| self.statement(s))
+    }
+
+    fn statement(&mut self, statement: &Statement) -> Result<()> {
         let (name, change): (TableName, TableChange) = serde_json::from_str(&statement.0).expect("its own plan");
         match &change {
             TableChange::CreateTable(schema) => {
@@ -254,11 +259,11 @@ impl State {
     fn land(&mut self, late: Late, atomic: bool, faults: &Faults) {
         faults.log(|| match &late {
             Late::Write(w) => format!("LANDS LATE {}", w.label),
-            Late::Statement(l, _) => format!("LANDS LATE {l}"),
+            Late::Statements(l, _) => format!("LANDS LATE {l}"),
         });
         let _ = match late {
             Late::Write(written) => self.write(&written, atomic, true, faults),
-            Late::Statement(label, statement) => self.statement(&label, &statement),
+            Late::Statements(label, statements) => self.statements(&label, &statements),
         };
     }
 }
@@ -361,8 +366,20 @@ impl Sink for ModelSink {
 
     async fn apply(&self, label: &Label, statement: &Statement) -> Result<()> {
         self.refuses(label, statement)?;
-        let late = Late::Statement(label.clone(), statement.clone());
-        self.call(&format!("apply {label} {statement}"), late, |s| s.statement(label, statement)).await
+        let one = [statement.clone()];
+        let late = Late::Statements(label.clone(), one.to_vec());
+        self.call(&format!("apply {label} {statement}"), late, |s| s.statements(label, &one)).await
+    }
+
+    async fn apply_together(&self, label: &Label, statements: &[&Statement]) -> Result<bool> {
+        if !self.atomic {
+            return Ok(false);
+        }
+        statements.first().map_or(Ok(()), |s| self.refuses(label, s))?;
+        let all: Vec<Statement> = statements.iter().map(|s| (*s).clone()).collect();
+        let late = Late::Statements(label.clone(), all.clone());
+        let name = format!("apply together {label} {} statements", all.len());
+        self.call(&name, late, |s| s.statements(label, &all)).await.map(|()| true)
     }
 
     async fn write(&self, flush: Flush) -> Result<()> {
@@ -383,7 +400,7 @@ impl Sink for ModelSink {
         let mine = |late: &Late| {
             let l = match late {
                 Late::Write(written) => &written.label,
-                Late::Statement(l, _) => l,
+                Late::Statements(l, _) => l,
             };
             l == label || intent.is_some_and(|i| i.loads.iter().any(|x| x.label == *l))
         };

@@ -69,7 +69,7 @@ pub(crate) enum Command {
     /// Let a job flush and stand still
     Pause(Job),
     /// Let a paused or failed job, or its suspended tables, go on
-    Resume(JobTables),
+    Resume(Resume),
     /// Copy tables again; what is live stays readable and fresh until the new copy takes its place
     Resync(JobTables),
     /// Forget a job; its target tables stay
@@ -114,10 +114,20 @@ pub(crate) struct Listen {
     /// File with the password of the warehouse's user root; without one, root has none and only this machine may connect
     #[arg(long, value_name = "FILE")]
     pub(crate) root_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+}
+
+/// What the warehouse may take.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Limits {
     /// Memory that all queries together may take before they spill to the disk or fail, such as 256MB or 2GB
     /// [default: 512MB]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub(crate) query_memory: Option<usize>,
+    /// Disk that transactions too large for the memory may take before they end [default: 64GB]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) transaction_disk: Option<usize>,
 }
 
 /// A size such as `512MB` in bytes.
@@ -291,6 +301,22 @@ pub(crate) struct JobTables {
     /// Only these tables: shop.orders,shop.c*
     #[arg(value_name = "TABLES")]
     pub(crate) tables: Option<String>,
+}
+
+/// `resume`.
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// The job
+    pub(crate) job: String,
+    /// Only these tables: shop.orders,shop.c*
+    #[arg(value_name = "TABLES")]
+    pub(crate) tables: Option<String>,
+    /// Go on from here: the same data at another address, such as a replica that took over, or with another password
+    #[arg(long, value_name = "URL", conflicts_with = "tables")]
+    pub(crate) source: Option<String>,
+    /// Read its password from this file
+    #[arg(long, value_name = "FILE", requires = "source")]
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 /// `sql`.

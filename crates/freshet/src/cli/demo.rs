@@ -33,7 +33,7 @@ pub(super) async fn run(args: Demo, data: Option<&Path>, printer: &Printer) -> R
     let own = tempfile::tempdir().map_err(|e| Error::io("cannot make a temporary folder").because(e))?;
     let data: PathBuf = data.map_or_else(|| own.path().join("data"), Path::to_path_buf);
     let mut signals = Signals::new()?;
-    let mut node = Node::open(&data, args.listen.query_memory).await?;
+    let mut node = Node::open(&data, &args.listen.limits).await?;
     let outcome = match begin(&mut node, &args, &data, printer).await {
         Ok(()) => show(&node, args.seconds, &mut signals, printer).await,
         Err(e) => Err(e),

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use freshet_core::engine::{JobState, JobStatus};
-use freshet_core::{Error, Result};
+use freshet_core::secret::redact_url;
+use freshet_core::{Error, Result, TablePattern};
 use serde_json::json;
 
-use super::args::Status;
-use crate::node::Asked;
+use super::args::{Resume, Status};
+use super::check::preflight;
+use crate::connectors::{Sources, with_password_file};
+use crate::node::{About, Asked};
 use crate::render::{Printer, Reply, envelope, status as shown};
 use crate::signals::Signals;
 
@@ -15,14 +18,15 @@ use crate::signals::Signals;
 const WATCH: Duration = Duration::from_secs(1);
 
 pub(super) async fn status(args: &Status, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
+    let about = About { job: args.job.as_deref().unwrap_or_default(), ..About::default() };
     if !args.watch {
-        let jobs = asked.jobs("status", args.job.as_deref(), None).await?;
+        let jobs = asked.jobs("status", about).await?;
         printer.data(&text(&jobs, printer));
         return Ok(Reply::of(json!({ "jobs": jobs })));
     }
     let mut signals = Signals::new()?;
     loop {
-        let jobs = asked.jobs("status", args.job.as_deref(), None).await?;
+        let jobs = asked.jobs("status", about).await?;
         if printer.json {
             let line = envelope("status", &Ok(Reply::of(json!({ "jobs": jobs }))));
             let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
@@ -46,15 +50,28 @@ fn text(jobs: &[JobStatus], printer: &Printer) -> String {
     jobs.join("\n")
 }
 
-/// `pause`, `resume`, `resync` or `drop`. `tables`: only these.
-pub(super) async fn act(
-    command: &str,
-    job: &str,
-    tables: Option<&str>,
-    asked: &Asked<'_>,
-    printer: &Printer,
-) -> Result<Reply> {
-    let jobs = asked.jobs(command, Some(job), tables).await?;
+/// `resume`; a source that takes the place of the job's is looked at first.
+pub(super) async fn resume(args: &Resume, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
+    let source = match (&args.source, &args.password_file) {
+        (Some(url), Some(file)) => Some(with_password_file(url, file)?),
+        (url, _) => url.clone(),
+    };
+    if let Some(url) = &source {
+        let title = format!("Source  {}", redact_url(url));
+        let of_job = asked.jobs("status", About { job: &args.job, ..About::default() }).await?;
+        let tables = TablePattern::tables(of_job.iter().flat_map(|j| &j.tables).map(|t| &t.name));
+        if let Some(failed) = preflight(Sources::default().open(url)?.as_ref(), &tables, &title, printer).await {
+            return Ok(failed);
+        }
+    }
+    let about = About { job: &args.job, tables: args.tables.as_deref(), source: source.as_deref() };
+    act("resume", about, asked, printer).await
+}
+
+/// `pause`, `resume`, `resync` or `drop`.
+pub(super) async fn act(command: &str, about: About<'_>, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
+    let About { job, tables, .. } = about;
+    let jobs = asked.jobs(command, about).await?;
     let status = jobs.first().ok_or_else(|| Error::internal("no answer about the job"))?;
     let green = |text: &str| printer.style.green(text);
     match (command, status.state) {

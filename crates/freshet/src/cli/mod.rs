@@ -18,7 +18,7 @@ use clap::{CommandFactory, Parser};
 use freshet_core::{Error, Result};
 use serde_json::json;
 
-use crate::node::Asked;
+use crate::node::{About, Asked};
 use crate::render::{Printer, Reply};
 use args::{Cli, Command, Common};
 
@@ -60,10 +60,13 @@ async fn run(command: Command, common: &Common, printer: &Printer) -> Result<Rep
         Command::Tables(args) => tables::run(&args, printer).await,
         Command::Status(args) => jobs::status(&args, &asked, printer).await,
         Command::Verify(args) => verify::run(&args, &asked, printer).await,
-        Command::Pause(args) => jobs::act("pause", &args.job, None, &asked, printer).await,
-        Command::Resume(args) => jobs::act("resume", &args.job, args.tables.as_deref(), &asked, printer).await,
-        Command::Resync(args) => jobs::act("resync", &args.job, args.tables.as_deref(), &asked, printer).await,
-        Command::Drop(args) => jobs::act("drop", &args.job, None, &asked, printer).await,
+        Command::Pause(args) => jobs::act("pause", About { job: &args.job, ..About::default() }, &asked, printer).await,
+        Command::Resume(args) => jobs::resume(&args, &asked, printer).await,
+        Command::Resync(args) => {
+            let about = About { job: &args.job, tables: args.tables.as_deref(), source: None };
+            jobs::act("resync", about, &asked, printer).await
+        }
+        Command::Drop(args) => jobs::act("drop", About { job: &args.job, ..About::default() }, &asked, printer).await,
         Command::Sql(args) => sql::run(&args, &asked, printer).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -21,7 +21,7 @@ use crate::signals::Signals;
 pub(super) async fn run(args: Sync, data: &Path, printer: &Printer) -> Result<Reply> {
     let spec = spec(&args)?;
     let mut signals = Signals::new()?;
-    let mut node = Node::open(data, args.listen.query_memory).await?;
+    let mut node = Node::open(data, &args.listen.limits).await?;
     let begun = tokio::select! {
         begun = begin(&mut node, &spec, data, &args, printer) => begun,
         _ = signals.next() => Ok(Some(Reply::default())),
@@ -80,7 +80,7 @@ async fn begin(node: &mut Node, spec: &JobSpec, data: &Path, args: &Sync, printe
     match stored {
         Some(_) => {
             printer.note(&format!("job {} goes on where it stood", printer.style.bold(&spec.name)));
-            node.engine.mark_resumed(&spec.name).await?;
+            node.engine.mark_resumed(&spec.name, None).await?;
         }
         None => node.engine.create(spec.clone()).await?,
     }
@@ -91,7 +91,10 @@ async fn begin(node: &mut Node, spec: &JobSpec, data: &Path, args: &Sync, printe
 /// The command is repeated to let a job go on; it does not change one.
 fn must_be_same(record: &JobRecord, wanted: &JobSpec, policy: Option<SchemaPolicy>) -> Result<()> {
     let stored = &record.spec;
+    let mut elsewhere = String::new();
     let differs = if stored.source != wanted.source {
+        elsewhere =
+            format!("when it is the same data at another address: freshet resume {} --source URL; else ", stored.name);
         format!("its source is {}", stored.source_redacted())
     } else if stored.sink != wanted.sink {
         format!("its sink is {}", stored.sink_redacted())
@@ -105,7 +108,7 @@ fn must_be_same(record: &JobRecord, wanted: &JobSpec, policy: Option<SchemaPolic
         return Ok(());
     };
     Err(Error::already_exists(format!("there is a job named {} that does something else: {differs}", stored.name))
-        .hint(format!("give this one another --name, or forget that one: freshet drop {}", stored.name)))
+        .hint(format!("{elsewhere}give this one another --name, or forget that one: freshet drop {}", stored.name)))
 }
 
 /// How to get at the warehouse.
@@ -162,7 +165,7 @@ async fn stop(node: &Node, job: &str) -> Result<JobStatus> {
 /// `serve`.
 pub(super) async fn serve(args: &Serve, data: &Path, printer: &Printer) -> Result<Reply> {
     let mut signals = Signals::new()?;
-    let mut node = Node::open(data, args.listen.query_memory).await?;
+    let mut node = Node::open(data, &args.listen.limits).await?;
     let outcome = match node.serve(data, &args.listen).await {
         Ok(address) => {
             announce(address, printer);

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::{Node, control_socket};
+use crate::cli::args::Limits;
 use crate::nearest::did_you_mean;
 use crate::render::rows::{self, ResultSet};
 
@@ -41,19 +42,28 @@ impl Handler for Control {
                 };
                 to_json(crate::cli::verify::in_process(&self.engine, job, options, progress).await?)
             }
-            _ => on_engine(&self.engine, command, job, args["tables"].as_str(), true).await,
+            _ => {
+                let about = About { job, tables: args["tables"].as_str(), source: args["source"].as_str() };
+                on_engine(&self.engine, command, about, true).await
+            }
         }
     }
 }
 
+/// What a command about jobs is about.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct About<'a> {
+    /// The job; all of them when empty.
+    pub(crate) job: &'a str,
+    /// Only tables that match.
+    pub(crate) tables: Option<&'a str>,
+    /// The source that takes the place of the job's.
+    pub(crate) source: Option<&'a str>,
+}
+
 /// The commands that need nothing but the engine. `running`: its jobs run in this process.
-async fn on_engine(
-    engine: &Arc<Engine>,
-    command: &str,
-    job: &str,
-    tables: Option<&str>,
-    running: bool,
-) -> Result<Value> {
+async fn on_engine(engine: &Arc<Engine>, command: &str, about: About<'_>, running: bool) -> Result<Value> {
+    let About { job, tables, source } = about;
     if command == "status" && job.is_empty() {
         return to_json(engine.status()?);
     }
@@ -75,8 +85,8 @@ async fn on_engine(
                 engine.resume_table(job, table).await?;
             }
         }
-        "resume" if running => engine.resume(job).await?,
-        "resume" => drop(engine.mark_resumed(job).await?),
+        "resume" if running => engine.resume(job, source).await?,
+        "resume" => drop(engine.mark_resumed(job, source).await?),
         "drop" => {
             let last = engine.job(job)?;
             engine.drop_job(job).await?;
@@ -165,16 +175,17 @@ impl Asked<'_> {
     ///
     /// # Errors
     /// `NotFound` for an unknown job or a data directory that is not there.
-    pub(crate) async fn jobs(&self, command: &str, job: Option<&str>, tables: Option<&str>) -> Result<Vec<JobStatus>> {
+    pub(crate) async fn jobs(&self, command: &str, about: About<'_>) -> Result<Vec<JobStatus>> {
         let answer = if self.is_running().await {
-            self.running(command, json!({ "job": job, "tables": tables }), &mut |_| {}).await?
+            let About { job, tables, source } = about;
+            self.running(command, json!({ "job": job, "tables": tables, "source": source }), &mut |_| {}).await?
         } else {
             self.exists()?;
             let connectors = Connectors {
                 source: Box::new(|_| Err(Error::internal("jobs are not run by this command"))),
                 sink: Box::new(|_| Err(Error::internal("jobs are not run by this command"))),
             };
-            on_engine(&Engine::open(self.data, connectors)?, command, job.unwrap_or_default(), tables, false).await?
+            on_engine(&Engine::open(self.data, connectors)?, command, about, false).await?
         };
         serde_json::from_value(answer).map_err(|e| Error::internal("an answer cannot be read").because(e))
     }
@@ -190,7 +201,7 @@ impl Asked<'_> {
             return serde_json::from_value(answer).map_err(|e| Error::internal("an answer cannot be read").because(e));
         }
         self.exists()?;
-        let node = Node::open(self.data, None).await?;
+        let node = Node::open(self.data, &Limits::default()).await?;
         let result = run_sql(&node.sql, query, database).await;
         node.close().await?;
         result

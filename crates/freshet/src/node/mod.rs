@@ -20,10 +20,10 @@ use freshet_warehouse::sql::{Sql, SqlOptions};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cli::args::Listen;
+use crate::cli::args::{Limits, Listen};
 use crate::connectors::{connectors, read_secret};
 
-pub(crate) use control::{Asked, run_sql, unknown_job};
+pub(crate) use control::{About, Asked, run_sql, unknown_job};
 
 /// The address when none is given: Doris's port for MySQL clients, this machine only.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9030);
@@ -42,23 +42,23 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Opens a data directory without serving it; `query_memory`: bytes for all queries together.
+    /// Opens a data directory without serving it.
     ///
     /// # Errors
     /// `Io` when another process has it, `Corrupt`, or whatever the disk says.
-    pub(crate) async fn open(data: &Path, query_memory: Option<usize>) -> Result<Node> {
+    pub(crate) async fn open(data: &Path, limits: &Limits) -> Result<Node> {
         std::fs::create_dir_all(data).map_err(|e| io_error(data, "create the data directory", e))?;
         // The store comes first: it is what a second process finds locked.
         let store = open_store(data).await.map_err(|e| in_use(e, data))?;
-        let warehouse = Warehouse::open(&data.join("warehouse"), freshet_warehouse::Options::default())
-            .await
-            .map_err(|e| in_use(e, data))?;
+        let mut options = freshet_warehouse::Options::default();
+        options.staged_bytes = limits.transaction_disk.map_or(options.staged_bytes, |b| b as u64);
+        let warehouse = Warehouse::open(&data.join("warehouse"), options).await.map_err(|e| in_use(e, data))?;
         let engine = Engine::in_directory(data, store, connectors(Arc::clone(&warehouse)))?;
         engine.finish_drops().await?;
         let system = Arc::new(system::Jobs(Arc::clone(&engine)));
         let defaults = SqlOptions::default();
-        let limits = SqlOptions { memory: query_memory.unwrap_or(defaults.memory), ..defaults };
-        let sql = Sql::new(Arc::clone(&warehouse), limits, system);
+        let queries = SqlOptions { memory: limits.query_memory.unwrap_or(defaults.memory), ..defaults };
+        let sql = Sql::new(Arc::clone(&warehouse), queries, system);
         Ok(Node { engine, sql, warehouse, shutdown: watch::Sender::new(false), serving: Vec::new() })
     }
 

@@ -127,7 +127,7 @@ impl SystemTables for Jobs {
     async fn control(&self, command: JobCommand) -> Result<()> {
         let done = match &command {
             JobCommand::Pause { name } => self.0.pause(name).await,
-            JobCommand::Resume { name } => self.0.resume(name).await,
+            JobCommand::Resume { name } => self.0.resume(name, None).await,
             JobCommand::Drop { name, .. } => self.0.drop_job(name).await,
         };
         match (done, command) {

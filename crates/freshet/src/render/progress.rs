@@ -231,6 +231,7 @@ mod tests {
             left_out: Vec::new(),
             started_ms: None,
             spool: None,
+            large: None,
         }
     }
 

@@ -25,6 +25,11 @@ pub(crate) fn job(status: &JobStatus, style: Style) -> String {
     facts.extend(
         status.spool.as_ref().filter(|s| s.bytes > 0).map(|s| format!("{} of the log spooled", bytes(s.bytes))),
     );
+    let large = status.large.as_ref().map(|l| match l.shown {
+        true => format!("a large transaction is shown in parts, {} so far: this target cannot hold them back", l.parts),
+        false => format!("a large transaction is on its way, {} parts so far", l.parts),
+    });
+    facts.extend(large);
     let policy = Some(status.schema_changes).filter(|p| *p != SchemaPolicy::default());
     facts.extend(policy.map(|p| format!("schema changes: {p}")));
     if !facts.is_empty() {

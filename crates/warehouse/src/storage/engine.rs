@@ -40,6 +40,8 @@ pub struct Options {
     pub direct_bytes: usize,
     /// Rows of which columns are absent are made whole so many bytes at once.
     pub piece_bytes: usize,
+    /// Bytes of files that transactions which have not ended yet may put aside.
+    pub staged_bytes: u64,
     /// Segments of a table beyond which writers are slowed down until compaction has caught up.
     pub slow_segments: usize,
     /// Whether flush, checkpoint and compaction run by themselves.
@@ -55,6 +57,7 @@ impl Default for Options {
             direct_rows: 50_000,
             direct_bytes: 16 << 20,
             piece_bytes: 16 << 20,
+            staged_bytes: 64 << 30,
             slow_segments: 48,
             background: true,
         }

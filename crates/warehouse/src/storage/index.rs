@@ -225,6 +225,11 @@ impl IndexReader<'_> {
         }
         let header = self.section((0, HEADER as u32), "the header of an index file")?;
         let footer = self.read(len - FOOTER as u64, FOOTER, "the footer of an index file")?;
+        // Of a newer file nothing but the header can be relied on.
+        let mut input = Take::new(&header);
+        if input.raw(8)? == MAGIC {
+            codec::check_format(input.u32()?)?;
+        }
         if header[..8] != MAGIC[..] || footer[FOOTER - 4..] != MAGIC[..4] {
             return Err(Error::corrupt("this is no whole index file").hint(codec::CORRUPT_HINT));
         }

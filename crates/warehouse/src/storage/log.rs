@@ -134,10 +134,11 @@ impl Log {
     }
 }
 
-/// Reads all records from file `from` on, cuts off a torn tail, and opens a new file behind.
+/// Reads all records from file `from` on, cuts off a torn tail, and opens a new file behind. All records before `next`
+/// were durable once.
 ///
 /// # Errors
-/// `Corrupt`, with the file, when a record was damaged or a file is missing; those of `apply`.
+/// `Corrupt`, with the file, when a record was damaged or is missing, or a file is; those of `apply`.
 pub(crate) fn replay(
     dir: &Path,
     from: u64,
@@ -147,6 +148,11 @@ pub(crate) fn replay(
     let all = numbers(dir)?;
     let files: Vec<u64> = all.iter().copied().filter(|n| *n >= from).collect();
     let (mut expected, mut last, mut bytes) = (None, from.saturating_sub(1), 0);
+    let whole = |end: u64| match end < next {
+        true => Err(Error::corrupt(format!("the log is cut short: it ends before record {end}, of {}", next - 1))
+            .hint(CORRUPT_HINT)),
+        false => Ok(()),
+    };
     for (i, number) in files.iter().enumerate() {
         let path = file_path(dir, *number);
         let at_file = |e: Error| e.with("file", path.display());
@@ -159,6 +165,7 @@ pub(crate) fn replay(
             .map_err(|e| io_error(&path, "read the log", e))?;
         let is_last = i + 1 == files.len();
         if is_last && content.len() < HEADER {
+            whole(expected.unwrap_or(1)).map_err(at_file)?;
             std::fs::remove_file(&path).map_err(|e| io_error(&path, "remove an unfinished log file", e))?;
             break;
         }
@@ -175,6 +182,9 @@ pub(crate) fn replay(
             apply(*number, n, body)
         })
         .map_err(at_file)?;
+        if is_last {
+            whole(lsn).map_err(at_file)?;
+        }
         if end < content.len() {
             let cut = || {
                 failpoint("log.cut", &path)?;

@@ -161,6 +161,29 @@ impl Staged {
         }
     }
 
+    /// Bytes of the files that are put aside.
+    fn bytes(&self) -> u64 {
+        let asides = self.transactions.values().flat_map(|t| t.tables.values());
+        asides.flat_map(|a| &a.segments).map(|s| s.segment.meta.data_len).sum()
+    }
+
+    /// Drops a transaction whose next part would take more of the disk than all may.
+    ///
+    /// # Errors
+    /// `Io` then.
+    pub(crate) fn check_room(&mut self, part: &Part, writes: &[Prepared], limit: u64) -> Result<()> {
+        let new = writes.iter().map(|w| if let Some(NewRows::Segment(s)) = &w.rows { s.meta.data_len } else { 0 });
+        let needed = self.bytes() + new.sum::<u64>();
+        if needed <= limit {
+            return Ok(());
+        }
+        self.transactions.remove(&lane(&part.writer));
+        Err(Error::io(format!("a transaction takes {} MB of the disk before its end, more than it may", needed >> 20))
+            .with("job", &part.writer.job)
+            .with("limit", format!("{} MB", limit >> 20))
+            .hint("give more with --transaction-disk SIZE and resume the job: it reads the transaction again"))
+    }
+
     pub(crate) fn end(&mut self, part: &Part) {
         if let Some(transaction) = self.transactions.get_mut(&lane(&part.writer)) {
             transaction.parts += 1;

@@ -239,18 +239,27 @@ async fn a_log_cut_at_any_byte_gives_a_prefix_of_whole_transactions() {
         w.commit(Some(Label(format!("l{i}"))), writes).await.unwrap();
         versions.push(i);
     }
+    let killed = tempfile::tempdir().unwrap();
+    copy_dir(dir.path(), killed.path());
     w.close().await.unwrap();
-    let log = std::fs::read_dir(dir.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .filter(|n| n.starts_with("log-"))
-        .max()
-        .unwrap();
+    let last_log = |dir: &Path| {
+        let names = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|n| n.starts_with("log-")).max().unwrap()
+    };
+    // After an orderly end nothing may be missing.
+    let log = last_log(dir.path());
     let whole = std::fs::read(dir.path().join(&log)).unwrap();
+    for cut in (0..whole.len()).rev().step_by(41) {
+        std::fs::write(dir.path().join(&log), &whole[..cut]).unwrap();
+        let error = Warehouse::open(dir.path(), manual()).await.unwrap_err();
+        assert!(error.kind == ErrorKind::Corrupt && error.to_string().contains(&log), "cut at {cut}: {error}");
+    }
+    let log = last_log(killed.path());
+    let whole = std::fs::read(killed.path().join(&log)).unwrap();
     let mut seen = 0;
     for cut in (0..=whole.len()).rev().step_by(7) {
         let copy = tempfile::tempdir().unwrap();
-        copy_dir(dir.path(), copy.path());
+        copy_dir(killed.path(), copy.path());
         std::fs::write(copy.path().join(&log), &whole[..cut]).unwrap();
         let w = Warehouse::open(copy.path(), manual()).await.unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
         let snapshot = w.snapshot();

@@ -145,15 +145,20 @@ impl Writer {
         }
     }
 
-    /// An empty record says that all before it was durable: after an orderly end damage to the last transaction cannot
-    /// pass for a write that was cut short.
+    /// An empty record says that all before it was durable, and a checkpoint that it was there: after an orderly end
+    /// damage to the last transactions cannot pass for a write that was cut short.
     fn end(mut self) {
-        if self.shared.poisoned().is_none() && !self.log.is_empty() {
+        if self.shared.poisoned().is_some() || self.log.next == 1 {
+            return;
+        }
+        let mut ended = Ok(());
+        if !self.log.is_empty() {
             let mut group = Vec::new();
             self.log.frame(&mut group, &record::begin(None));
-            if let Err(error) = self.log.write(&group) {
-                tracing::warn!(%error, "the log could not be ended");
-            }
+            ended = self.log.write(&group);
+        }
+        if let Err(error) = ended.and_then(|()| self.checkpoint()) {
+            tracing::warn!(%error, "the log could not be ended");
         }
     }
 
@@ -282,6 +287,7 @@ impl Writer {
             let Some(dead) = self.resolve(write, &view)? else { return Ok(Done::Stale) };
             resolved.push(dead);
         }
+        self.staged.check_room(part, &writes, self.shared.options.staged_bytes)?;
         for (write, dead) in writes.into_iter().zip(resolved) {
             self.staged.add(part, write, dead);
         }

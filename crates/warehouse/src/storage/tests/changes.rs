@@ -276,6 +276,36 @@ async fn parts_that_are_missing_or_meet_anothers_are_refused() {
     assert_eq!(files, 0, "what is dropped leaves no files");
 }
 
+/// A transaction that would take more of the disk than it may is refused with what to do, and leaves nothing there.
+#[tokio::test]
+async fn parts_beyond_the_disk_they_may_take_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let w = Warehouse::open(dir.path(), Options { staged_bytes: 20_000, ..manual() }).await.unwrap();
+    w.ddl(None, create("t", Model::Unique)).await.unwrap();
+    let writer = Writer { job: "j".into(), incarnation: 1, lane: 0 };
+    let part = async |number: u32| {
+        let rows = (0..200).map(|k| (i64::from(number) * 1000 + k, 1));
+        w.commit_stage(None, vec![upserts("t", rows)], Stage::Part(Part { writer: writer.clone(), number })).await
+    };
+    let files = || std::fs::read_dir(dir.path().join("segments")).unwrap().count();
+    for _ in 0..2 {
+        let mut taken = 0;
+        let error = loop {
+            match part(taken).await {
+                Ok(()) => taken += 1,
+                Err(e) => break e,
+            }
+            assert!(taken < 1000, "there is no limit");
+        };
+        assert!(taken > 1 && error.kind == ErrorKind::Io, "{taken}: {error}");
+        assert!(error.hint.unwrap().contains("--transaction-disk"));
+        assert_eq!(files(), 0);
+    }
+    part(0).await.unwrap();
+    w.commit_stage(None, Vec::new(), Stage::Last { writer: writer.clone(), parts: 1 }).await.unwrap();
+    assert_eq!(table_of(&w.snapshot(), "t").len(), 200);
+}
+
 #[tokio::test]
 async fn what_was_seen_and_is_no_longer_so_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
