@@ -580,9 +580,19 @@ async fn settings_that_hide_changes() {
         let job = b.begin().await;
         // A job that runs finds out at its next connection.
         second.restart(&["--binlog-do-db=elsewhere", "--skip-slave-start"]).await;
+        let mut b = Bench::at(&second.url, "hidden").await;
+        b.run(&[
+            "DROP DATABASE IF EXISTS elsewhere",
+            "CREATE DATABASE elsewhere",
+            "USE elsewhere",
+            "CREATE TABLE t (id INT)",
+            "INSERT INTO t VALUES (1)",
+        ])
+        .await;
         let filtered = refused(&job, &b).await;
         says(&filtered, ErrorKind::SourceState, &["out of its log: hidden", "binlog_do_db", "freshet resync"]);
         second.restart(&[updates, "--binlog-do-db=elsewhere", "--skip-slave-start"]).await;
+        let mut b = Bench::at(&second.url, "hidden").await;
         b.run(&[source]).await;
         says(&refused(&job, &b).await, ErrorKind::SourceState, &["is a replica", "updates = ON", "freshet resync"]);
         let findings = b.source.check(&b.pattern()).await;
