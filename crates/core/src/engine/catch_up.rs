@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::connector::{ChangesRequest, Discovered, Event, Flush, Load, Purpose, Statement};
 use crate::engine::copy::Report;
 use crate::engine::job::{Ask, Job, LOOK_AGAIN, give_up_copy, queued, with_retries};
-use crate::engine::lane::{Lane, MAIN, Route};
+use crate::engine::lane::{Context, Lane, MAIN, Route};
 use crate::engine::read_back::rows_now;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::failpoint::step;
@@ -89,7 +89,7 @@ impl Job {
                 self.pool.begin(&record.name, copy, schema);
             } else {
                 // What it filled is dropped, or replaced at the end when it is the target itself.
-                let again = queued(&record.target, &copy.start, copy.schema_version);
+                let again = queued(&record.target, &copy.start, record.schema_version);
                 give_up_copy(record, &mut self.ledger);
                 record.copy = Some(again);
             }
@@ -174,9 +174,13 @@ impl Job {
             Err(e) => return self.suspend(name, e, None).await,
         }
         step("copy.created")?;
+        let start = match context.rules.fork {
+            true => self.main.position.clone(),
+            false => context.source.end(None).await?.position,
+        };
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
         let Some(copy) = &mut record.copy else { return Ok(()) };
-        (copy.start, copy.schema_version, copy.phase) = (self.main.position.clone(), version, Phase::Copying);
+        (copy.start, copy.schema_version, copy.phase) = (start, version, Phase::Copying);
         if copy.into == record.target {
             record.apart = None;
         }
@@ -238,7 +242,7 @@ impl Job {
                     copy.start = high.clone();
                 }
                 if let Some(cut) = cut.filter(|_| self.context.rules.cut) {
-                    copy.start = cut;
+                    copy.start = if self.context.rules.cut_place { cut } else { high.clone() };
                 }
                 copy.phase = Phase::Copied { high };
                 let mut change = Change::new();
@@ -249,7 +253,7 @@ impl Job {
                 Ok(())
             }
             Report::Failed { error, .. } if error.kind.retry() == Retry::Backoff => {
-                let again = queued(&record.target, &copy.start, copy.schema_version);
+                let again = queued(&record.target, &copy.start, record.schema_version);
                 give_up_copy(record, &mut self.ledger);
                 record.copy = Some(again);
                 let mut change = Change::new();
@@ -312,6 +316,10 @@ impl Job {
                 Some(schema) => self.queue_found(&name, schema).await?,
                 // Of a table that is gone again the log would have said so by now.
                 None => {
+                    self.schemas.remove(&name);
+                    if let Some(record) = self.tables.get_mut(&name) {
+                        record.schema_version = 0;
+                    }
                     let e = Error::not_found("the table is not there at the source");
                     let hint = "its target keeps what it had; when the table is created again, it is copied";
                     self.suspend(&name, e.with("table", &name).hint(hint), None).await?;
@@ -332,6 +340,8 @@ impl Job {
         let history = SchemaRecord { version, from: at, schema: schema.clone() };
         let mut change = Change::new();
         change.table(&self.context.spec.name, record).schema(&self.context.spec.name, name, &history);
+        // At the position that the store had, the table may have been another.
+        change.lane(&self.context.spec.name, MAIN, &self.main.record());
         self.context.store.commit(change).await?;
         self.schemas.insert(name.clone(), (version, Arc::new(schema)));
         self.context.progress.set_tables(self.tables.values());
@@ -421,13 +431,11 @@ impl Job {
             if context.rules.cut && !context.reached(&side.lane.position, &copy.start) {
                 continue;
             }
-            let history = context.store.schemas(&context.spec.name, &record.name)?;
-            let schema = history.into_iter().find(|s| s.version == copy.schema_version);
-            let schema = schema
-                .ok_or_else(|| Error::corrupt("the store lacks the schema of a table").with("table", &record.name))?;
-            tables.push(Arc::new(schema.schema));
+            let SchemaRecord { version: schema_version, schema, .. } =
+                in_force(&context, record, copy, &side.lane.position)?;
+            tables.push(Arc::new(schema));
             let apart = record.apart.clone().filter(|_| copy.into == record.target).map(Arc::new);
-            let (target, schema_version) = (copy.into.clone(), copy.schema_version);
+            let target = copy.into.clone();
             let route = Route { target, schema_version, exact: false, apart };
             side.lane.routes.insert(record.name.clone(), route);
         }
@@ -747,6 +755,21 @@ impl Job {
         self.ledger.doubts.retain(|d| d.label != label);
         written
     }
+}
+
+/// The schema of a table that is on its way, in force at that position: the last one since its copy began that is not
+/// behind it. The main lane, which is ahead, has recorded them all.
+fn in_force(context: &Context, record: &TableRecord, copy: &CopyRecord, at: &Position) -> Result<SchemaRecord> {
+    let known = |s: &SchemaRecord| match context.rules.in_force {
+        true => {
+            let since = copy.schema_version <= s.version && s.version <= record.schema_version;
+            since && (s.version == copy.schema_version || context.reached(at, &s.from))
+        }
+        false => s.version == record.schema_version,
+    };
+    let history = context.store.schemas(&context.spec.name, &record.name)?;
+    let found = history.into_iter().rfind(known);
+    found.ok_or_else(|| Error::corrupt("the store lacks the schema of a table").with("table", &record.name))
 }
 
 /// The label of a statement that creates what a copy fills.

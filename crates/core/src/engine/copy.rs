@@ -21,7 +21,8 @@ use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
 use crate::store::{Change, CopyRecord, SplitRecord};
 
-/// Bytes that are gathered before they are written; a split may be several times as large.
+/// Bytes that are gathered before they are written, where the job's limit is not lower; a split may be several times as
+/// large.
 const LOAD_BYTES: usize = 24 << 20;
 /// Pauses after a read that failed.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -372,7 +373,8 @@ impl Shared {
 
     fn label(&self, copy: &Copy, split: &SplitRecord, part: u64) -> Label {
         let number = if self.context.rules.numbers { copy.record.number } else { 0 };
-        let numbers = [number, split.split.number, split.tries].map(|n| n.to_string());
+        let tries = if self.context.rules.tries { split.tries } else { 0 };
+        let numbers = [number, split.split.number, tries].map(|n| n.to_string());
         let (name, part) = (copy.name.to_string(), part.to_string());
         self.context.writer(MAIN).label("copy", &[&name, &numbers[0], &numbers[1], &numbers[2], &part])
     }
@@ -448,6 +450,7 @@ async fn read_split(shared: &Shared, copy: &Arc<Copy>, split: &SplitRecord, to: 
     let mut gathered = Vec::new();
     let load =
         |part, batches, end| Read::Rows(Rows { copy: Arc::clone(copy), split: split.clone(), part, batches, end });
+    let enough = LOAD_BYTES.min(shared.context.spec.options.max_bytes);
     // One load is gathered while one is being written, and no more. The receiver is gone when the job ends.
     let Ok(mut room) = to.reserve().await else { return Ok(()) };
     while let Some(batch) = rows.next().await? {
@@ -457,7 +460,7 @@ async fn read_split(shared: &Shared, copy: &Arc<Copy>, split: &SplitRecord, to: 
         read += batch.num_rows() as u64;
         bytes += batch.get_array_memory_size();
         gathered.push(batch);
-        if bytes >= LOAD_BYTES {
+        if bytes >= enough {
             room.send(load(part, std::mem::take(&mut gathered), None));
             (part, bytes) = (part + 1, 0);
             let Ok(more) = to.reserve().await else { return Ok(()) };

@@ -22,14 +22,23 @@ use crate::schema::TableSchema;
 
 type Hasher = BuildHasherDefault<Xxh3Default>;
 
+/// The protocol's rules of folding, which the simulation can break.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Folding {
+    /// What a later change of a key does not say an earlier one does.
+    pub(crate) overlay: bool,
+    /// A row that moved takes what it does not say from its old place.
+    pub(crate) moves: bool,
+}
+
 /// The changes as loads in which every key occurs once. A table without a key keeps all, in order.
-pub(crate) fn fold(batches: &[ChangeBatch]) -> Result<Vec<ChangeBatch>> {
+pub(crate) fn fold_by(batches: &[ChangeBatch], how: Folding) -> Result<Vec<ChangeBatch>> {
     let Some(first) = batches.first() else { return Ok(Vec::new()) };
     if !first.schema.has_key() {
         return Ok(vec![concat(batches)?]);
     }
     if batches.iter().any(ChangeBatch::is_partial) {
-        return Overlay::new(&first.schema)?.fold(batches);
+        return Overlay::new(&first.schema, how)?.fold(batches);
     }
     Ok(vec![keep_last(&concat(batches)?)?])
 }
@@ -122,6 +131,7 @@ struct Outcome {
 /// Folds batches with different sets of columns.
 struct Overlay<'a> {
     schema: &'a Arc<TableSchema>,
+    how: Folding,
     codec: KeyCodec,
     /// Keys in the order in which they were met first.
     order: Vec<OwnedRow>,
@@ -129,9 +139,9 @@ struct Overlay<'a> {
 }
 
 impl<'a> Overlay<'a> {
-    fn new(schema: &'a Arc<TableSchema>) -> Result<Self> {
+    fn new(schema: &'a Arc<TableSchema>, how: Folding) -> Result<Self> {
         let codec = KeyCodec::new(schema)?;
-        Ok(Overlay { schema, codec, order: Vec::new(), outcomes: HashMap::default() })
+        Ok(Overlay { schema, how, codec, order: Vec::new(), outcomes: HashMap::default() })
     }
 
     fn fold(mut self, batches: &[ChangeBatch]) -> Result<Vec<ChangeBatch>> {
@@ -152,7 +162,9 @@ impl<'a> Overlay<'a> {
             let key = keys.row(row).owned();
             let cell = (number, row);
             match ops.value(row) {
-                OP_DELETE => self.set(key, Outcome { deleted: true, cells: self.nothing(), base: None }),
+                op if op == OP_DELETE || op == OP_MOVE && !self.how.moves => {
+                    self.set(key, Outcome { deleted: true, cells: self.nothing(), base: None })
+                }
                 OP_MOVE => {
                     row += 1;
                     if row >= ops.len() || ops.value(row) != OP_UPSERT {
@@ -184,7 +196,7 @@ impl<'a> Overlay<'a> {
     /// The row that a key has so far in this flush, or the one that it had before.
     fn current(&self, key: &OwnedRow, cell: Cell) -> Outcome {
         match self.outcomes.get(key) {
-            Some(found) if !found.deleted => found.clone(),
+            Some(found) if !found.deleted && self.how.overlay => found.clone(),
             _ => Outcome { deleted: false, cells: self.nothing(), base: Some((key.clone(), cell)) },
         }
     }
@@ -298,6 +310,10 @@ mod tests {
     use crate::{Column, DataType, TableName};
     use arrow::array::{Int64Array, StringArray};
     use arrow::datatypes::Int64Type;
+
+    fn fold(batches: &[ChangeBatch]) -> Result<Vec<ChangeBatch>> {
+        fold_by(batches, Folding { overlay: true, moves: true })
+    }
 
     fn schema(key: &[&str]) -> Arc<TableSchema> {
         Arc::new(TableSchema {

@@ -112,6 +112,26 @@ pub struct Rules {
     pub incarnations: bool,
     /// What an earlier incarnation had begun is settled, too.
     pub doubts: bool,
+    /// The catch-up lane decodes rows with the schema in force where it stands.
+    pub in_force: bool,
+    /// A suspended table whose definition changes does not go on from where it stood.
+    pub parked: bool,
+    /// Each try of a split has labels of its own.
+    pub tries: bool,
+    /// Of changes of one key in one flush, what the later ones do not say the earlier ones do.
+    pub overlay: bool,
+    /// A row that moved takes what it does not say from its old place.
+    pub moves: bool,
+    /// A schema change has an intent.
+    pub ddl_intent: bool,
+    /// Each statement of a schema change is recorded when it is done.
+    pub ddl_steps: bool,
+    /// That tables join is recorded before their shadows take their places.
+    pub join_intent: bool,
+    /// The rows of a table without a key count from the position of its snapshot, not from the log's end of then.
+    pub cut_place: bool,
+    /// A table leaves the main lane where that stands, not at the log's end.
+    pub fork: bool,
 }
 
 impl Default for Rules {
@@ -140,6 +160,16 @@ impl Default for Rules {
             forgotten: true,
             incarnations: true,
             doubts: true,
+            in_force: true,
+            parked: true,
+            tries: true,
+            overlay: true,
+            moves: true,
+            ddl_intent: true,
+            ddl_steps: true,
+            join_intent: true,
+            cut_place: true,
+            fork: true,
         }
     }
 }

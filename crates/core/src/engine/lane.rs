@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::batch::ChangeBatch;
 use crate::connector::{ChangesRequest, Commit, Flush, Load, Purpose, Settled, Sink, Source};
 use crate::engine::buffer::Buffer;
-use crate::engine::fold::fold;
+use crate::engine::fold::{Folding, fold_by};
 use crate::engine::job::{Rules, with_retries};
 use crate::engine::read_back::read_back;
 use crate::engine::reader::{Reader, Task};
@@ -362,9 +362,10 @@ impl Lane {
         let to = commit.as_ref().map_or_else(|| self.position.clone(), |c| c.position.clone());
         let (mut raised, mut copy_again) = (BTreeMap::new(), Vec::new());
         let mut loads = Vec::with_capacity(tables.len());
+        let how = Folding { overlay: context.rules.overlay, moves: context.rules.moves };
         for (name, batches) in tables {
             let Some(route) = self.routes.get(&name) else { continue };
-            let mut folded = if context.rules.keep_last { fold(&batches)? } else { batches };
+            let mut folded = if context.rules.keep_last { fold_by(&batches, how)? } else { batches };
             if !route.exact && context.rules.read_back {
                 match read_back(context, &mut folded).await {
                     Ok(high) => raised.extend(high.map(|high| (name.clone(), high))),

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use job::Rules;
@@ -357,6 +358,14 @@ impl Engine {
     /// `NotFound`; `Config` when it is not suspended, or only a new copy helps.
     pub async fn resume_table(&self, job: &str, table: TableName) -> Result<()> {
         self.ask(job, Ask::Continue(table)).await
+    }
+
+    /// Writes rows of a live table of a running job as the source has them now. `keys`: the columns of the table's key.
+    ///
+    /// # Errors
+    /// `NotFound`; `Config` when the table is not live or has no key.
+    pub async fn repair(&self, job: &str, table: TableName, keys: RecordBatch) -> Result<()> {
+        self.ask(job, Ask::Repair(table, keys)).await
     }
 
     /// Asks a running job to do something, and waits until it is under way.

@@ -373,6 +373,7 @@ impl Apart {
     pub(crate) fn of(record: &TableRecord, source: &TableSchema) -> Apart {
         record.apart.clone().unwrap_or_else(|| Apart {
             columns: source.columns.clone(),
+            comment: None,
             incomplete: Vec::new(),
             rows_kept: false,
             left_out: Vec::new(),
@@ -381,7 +382,8 @@ impl Apart {
 
     /// The target's own definition.
     pub(crate) fn schema(&self, source: &TableSchema) -> TableSchema {
-        TableSchema { columns: self.columns.clone(), ..source.clone() }
+        let comment = self.comment.as_ref().unwrap_or(&source.comment).clone();
+        TableSchema { columns: self.columns.clone(), comment, ..source.clone() }
     }
 
     /// After a decision whose changes have made `target` of it; `after` is the source's definition then. `None`: the
@@ -406,6 +408,7 @@ impl Apart {
             }
         }
         self.columns = target.columns;
+        self.comment = Some(target.comment).filter(|c| *c != after.comment);
         self.incomplete.extend(decision.incomplete);
         self.incomplete.sort();
         self.incomplete.dedup();
@@ -417,7 +420,7 @@ impl Apart {
         let plain =
             |c: &Column| (c.name.clone(), c.data_type.clone(), c.nullable, c.default.clone(), c.comment.clone());
         let same = self.columns.iter().map(plain).eq(after.columns.iter().map(plain));
-        (!same || self.rows_kept || !self.incomplete.is_empty()).then_some(self)
+        (!same || self.comment.is_some() || self.rows_kept || !self.incomplete.is_empty()).then_some(self)
     }
 
     /// Columns in which every row is equal to the source's, as the source defines them.
@@ -614,6 +617,7 @@ mod tests {
         let source = Arc::new(table(&["new", "k", "x"], &["k"]));
         let apart = Apart {
             columns: table(&["k", "kept", "x"], &["k"]).columns,
+            comment: None,
             incomplete: vec!["kept".into()],
             rows_kept: false,
             left_out: Vec::new(),
@@ -645,10 +649,30 @@ mod tests {
         let step = add("z");
         let wider = before.after(&step).unwrap().unwrap();
         let decision = decide(SchemaPolicy::Ignore, &before, &before, &step).unwrap();
-        let apart = Apart { columns: before.columns.clone(), incomplete: vec![], rows_kept: false, left_out: vec![] };
+        let record = |apart| TableRecord {
+            name: before.name.clone(),
+            target: before.name.clone(),
+            schema_version: 1,
+            created: true,
+            rows_estimated: None,
+            unseen: None,
+            state: crate::store::TableState::Live,
+            copy: None,
+            apart,
+        };
+        let apart = Apart::of(&record(None), &before);
         let apart = apart.after(decision, before.clone(), &wider, "ALTER").unwrap();
         assert_eq!(apart.left_out.len(), 1);
         let decision = decide(SchemaPolicy::Ignore, &wider, &apart.schema(&wider), &drop("z")).unwrap();
+        assert_eq!(apart.after(decision, before.clone(), &before, "ALTER"), None);
+        // A comment that was left out is said, and gone when the source has it again as the target has.
+        let commented = TableSchema { comment: "c".into(), ..before.clone() };
+        let step = |comment: &str| TableChange::SetTableComment { comment: comment.into() };
+        let decision = decide(SchemaPolicy::Ignore, &before, &before, &step("c")).unwrap();
+        let apart = Apart::of(&record(None), &before).after(decision, before.clone(), &commented, "ALTER").unwrap();
+        assert_eq!((apart.comment.as_deref(), apart.left_out.len()), (Some(""), 1));
+        let apart = Apart::of(&record(Some(apart)), &commented);
+        let decision = decide(SchemaPolicy::Ignore, &commented, &apart.schema(&commented), &step("")).unwrap();
         assert_eq!(apart.after(decision, before.clone(), &before, "ALTER"), None);
     }
 }

@@ -27,6 +27,8 @@ struct Plan {
     steps: Vec<DdlStep>,
     /// For each of them, which step of the change it belongs to.
     numbers: Vec<usize>,
+    /// For each of them, whether it is about what a copy fills.
+    of_copies: Vec<bool>,
     tables: BTreeMap<TableName, TableRecord>,
     schemas: BTreeMap<TableName, (u32, Arc<TableSchema>)>,
     ledger: Ledger,
@@ -36,12 +38,45 @@ struct Plan {
     creates: BTreeSet<TableName>,
     /// Tables that cannot follow, by their name behind the change.
     failed: BTreeMap<TableName, Error>,
-    /// Steps that a sink has refused and that are left out: of each table from this one on.
     refused: Refused,
 }
 
-/// Of a table the first step that its sink has refused, and why.
-type Refused = BTreeMap<TableName, (usize, Error)>;
+/// What a sink has refused.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Steps that are left out: of each table from this one on, and why.
+    steps: BTreeMap<TableName, (usize, Error)>,
+    /// Tables whose copies cannot follow: they begin anew.
+    copies: BTreeSet<TableName>,
+}
+
+/// The statements of one step.
+#[derive(Debug, Default)]
+struct Statements {
+    at_target: Vec<Statement>,
+    at_copy: Vec<Statement>,
+}
+
+impl From<Vec<Statement>> for Statements {
+    fn from(at_target: Vec<Statement>) -> Statements {
+        Statements { at_target, at_copy: Vec::new() }
+    }
+}
+
+impl Plan {
+    /// The source's definition of a table whose target cannot follow: later changes build on it.
+    fn follow_source(&mut self, name: &TableName, step: &TableChange) {
+        let (Some(record), Some((version, schema))) = (self.tables.get_mut(name), self.schemas.get_mut(name)) else {
+            return;
+        };
+        if !is_about_the_whole(step)
+            && let Ok(Some(after)) = schema.after(step)
+        {
+            (*version, *schema) = (*version + 1, Arc::new(after));
+            record.schema_version = *version;
+        }
+    }
+}
 
 impl Job {
     /// Applies a schema change whose position is behind everything flushed; `to` is the position behind it. `joined`
@@ -61,8 +96,10 @@ impl Job {
                 }
             }
         }
-        let plan = self.plan_schema_change(&change, Refused::new())?;
-        let only_recorded = plan.steps.is_empty();
+        let plan = self.plan_schema_change(&change, Refused::default())?;
+        let rules = &self.context.rules;
+        let intended = if joined.is_empty() { rules.ddl_intent } else { rules.join_intent };
+        let only_recorded = plan.steps.is_empty() || !intended;
         self.main.ddl = Some(DdlIntent { change, to, steps: plan.steps, done: 0, one_by_one: false, joined });
         if !only_recorded {
             let context = Arc::clone(&self.context);
@@ -81,11 +118,16 @@ impl Job {
         self.apply_together().await?;
         let Some(intent) = self.main.ddl.clone() else { return Ok(()) };
         let context = Arc::clone(&self.context);
-        let mut plan = self.plan_schema_change(&intent.change, Refused::new())?;
+        let mut plan = self.plan_schema_change(&intent.change, Refused::default())?;
         tracing::info!(job = self.name(), "schema change: {}", intent.change.statement);
         let (mut given_up, mut refused): (BTreeMap<TableName, Error>, Refused) = Default::default();
         for (number, step) in intent.steps.iter().enumerate().skip(intent.done) {
-            if !given_up.contains_key(&step.table) && !refused.contains_key(&step.table) {
+            let of_copy = plan.of_copies.get(number).is_some_and(|of_copy| *of_copy);
+            let left_out = match of_copy {
+                true => refused.copies.contains(&step.table),
+                false => refused.steps.contains_key(&step.table),
+            };
+            if !given_up.contains_key(&step.table) && !left_out {
                 let sink = &context.sink;
                 at("ddl.apply")?;
                 let failed = |e: &Error, pause| self.retrying(e, pause);
@@ -95,8 +137,10 @@ impl Job {
                         return Err(error);
                     }
                     let at = plan.numbers.get(number).copied().unwrap_or_default();
-                    if self.may_be_left_out(&intent.change, at) {
-                        refused.insert(step.table.clone(), (at, error));
+                    if of_copy {
+                        refused.copies.insert(step.table.clone());
+                    } else if self.may_be_left_out(&intent.change, at) {
+                        refused.steps.insert(step.table.clone(), (at, error));
                     } else {
                         let error = error.with("statement at the source", &intent.change.statement);
                         given_up.insert(step.table.clone(), error);
@@ -108,11 +152,18 @@ impl Job {
                 ddl.done = number + 1;
             }
             // The last step is recorded together with the new tables.
-            if number + 1 < intent.steps.len() && given_up.is_empty() && refused.is_empty() {
+            let rules = &context.rules;
+            let recorded =
+                rules.ddl_steps && if intent.joined.is_empty() { rules.ddl_intent } else { rules.join_intent };
+            let all_done = given_up.is_empty() && refused.steps.is_empty() && refused.copies.is_empty();
+            if number + 1 < intent.steps.len() && all_done && recorded {
                 self.main.store(&context, Change::new()).await?;
             }
         }
-        if !refused.is_empty() {
+        for name in &refused.copies {
+            self.leave_copy(name).await?;
+        }
+        if !refused.steps.is_empty() || !refused.copies.is_empty() {
             plan = self.plan_schema_change(&intent.change, refused)?;
         }
         plan.failed.extend(given_up);
@@ -130,7 +181,8 @@ impl Job {
         let statements: Vec<_> = ddl.steps.iter().map(|s| &s.statement).collect();
         let failed = |e: &Error, pause| self.retrying(e, pause);
         at("ddl.apply")?;
-        let mut together = false;
+        // What is refused and yet done was done by an earlier try.
+        let mut together = true;
         let result = with_retries(|| context.sink.apply_together(&label, &statements), failed).await;
         let result = result.map(|done| together = done);
         let refused = match context.unless_done(result, &label, failed).await {
@@ -207,12 +259,8 @@ impl Job {
 
     /// Whether the table goes on without a step that its sink has refused.
     fn may_be_left_out(&self, change: &SchemaChange, number: usize) -> bool {
-        let table_itself = |step: &TableChange| {
-            matches!(step, TableChange::CreateTable(_) | TableChange::ReplaceBy { .. } | TableChange::DropTable)
-                || matches!(step, TableChange::RenameTable { .. })
-        };
         self.policy() == SchemaPolicy::TryEvolve
-            && change.steps.get(number).is_some_and(|(_, step)| !table_itself(step))
+            && change.steps.get(number).is_some_and(|(_, step)| !is_about_the_whole(step))
     }
 
     fn policy(&self) -> SchemaPolicy {
@@ -232,41 +280,52 @@ impl Job {
         };
         let from = self.main.position.to_string();
         for (number, (name, step)) in change.steps.iter().enumerate() {
+            if plan.failed.contains_key(name) && !is_about_the_whole(step) {
+                plan.follow_source(name, step);
+                continue;
+            }
             let statements = match self.plan_step(&mut plan, change, number) {
                 Ok(statements) => statements,
                 Err(error) => {
                     plan.failed.insert(name.clone(), error.with("statement at the source", &change.statement));
+                    plan.follow_source(name, step);
                     continue;
                 }
             };
-            for (part, statement) in statements.into_iter().enumerate() {
+            let at_target = statements.at_target.len();
+            for (part, statement) in statements.at_target.into_iter().chain(statements.at_copy).enumerate() {
                 let label = self
                     .main
                     .writer
                     .label("ddl", &[&name.to_string(), &from, &number.to_string(), &part.to_string(), &statement.0]);
                 plan.steps.push(DdlStep { table: plan_name(name, step), label, statement });
                 plan.numbers.push(number);
+                plan.of_copies.push(part >= at_target);
             }
         }
         Ok(plan)
     }
 
     /// One step: moves the plan's tables on and returns the statements for the sink.
-    fn plan_step(&self, plan: &mut Plan, change: &SchemaChange, number: usize) -> Result<Vec<Statement>> {
+    fn plan_step(&self, plan: &mut Plan, change: &SchemaChange, number: usize) -> Result<Statements> {
         let (name, step) = &change.steps[number];
         if let TableChange::CreateTable(schema) = step {
-            return self.plan_create(plan, name, schema);
+            return Ok(self.plan_create(plan, name, schema)?.into());
         }
         let Some(mut record) = plan.tables.get(name).cloned() else {
             if let TableChange::RenameTable { to } = step {
                 self.plan_arrival(plan, to);
             }
-            return Ok(Vec::new());
+            return Ok(Statements::default());
         };
         let schema = plan.schemas.get(name).cloned();
         let after = schema.as_ref().map(|(_, s)| s.after(step)).transpose()?.flatten();
         let statements = match step {
             TableChange::DropTable if record.created && self.policy() == SchemaPolicy::Exception => {
+                // Another table may come by this name: nothing that the log says of it is about this one.
+                plan.schemas.remove(name);
+                record.schema_version = 0;
+                plan.tables.insert(name.clone(), record.clone());
                 let drop = format!("freshet sql 'DROP TABLE {}'", record.target.quoted());
                 return Err(refused_by_policy().hint(format!(
                     "the table is gone at the source, its target keeps what it had: when nobody needs it, {drop}"
@@ -277,26 +336,27 @@ impl Job {
                 plan.schemas.remove(name);
                 give_up_copy(&mut record.clone(), &mut plan.ledger);
                 return match (record.created, self.policy().keeps()) {
-                    (false, _) => Ok(Vec::new()),
-                    (true, false) => self.context.sink.plan(&record.target, step, None),
+                    (false, _) => Ok(Statements::default()),
+                    (true, false) => Ok(self.context.sink.plan(&record.target, step, None)?.into()),
                     (true, true) => {
                         let what = format!("{name} was dropped: its target {} stays", record.target);
                         plan.ledger.left_out.push(LeftOut::new(what, &change.statement));
                         let too_many = plan.ledger.left_out.len().saturating_sub(NOTES);
                         plan.ledger.left_out.drain(..too_many);
                         plan.ledger.left.push(record.target);
-                        Ok(Vec::new())
+                        Ok(Statements::default())
                     }
                 };
             }
-            TableChange::RenameTable { to } => return self.plan_rename(plan, record, schema, to),
-            TableChange::ReplaceBy { .. } => return self.context.sink.plan(&record.target, step, None),
-            _ if plan.replaced.contains(name) => Vec::new(),
+            TableChange::RenameTable { to } => return Ok(self.plan_rename(plan, record, schema, to)?.into()),
+            TableChange::ReplaceBy { .. } => return Ok(self.context.sink.plan(&record.target, step, None)?.into()),
+            _ if plan.replaced.contains(name) => Statements::default(),
             _ => {
-                let refused = plan.refused.get(name).filter(|(from, _)| number >= *from).map(|(_, error)| error);
-                let mut statements = match (&schema, &after) {
+                let refused = plan.refused.steps.get(name).filter(|(from, _)| number >= *from).map(|(_, error)| error);
+                let goes_on = goes_on_apart(&record) && !disturbs_a_copy(step);
+                let at_target = match (&schema, &after) {
                     (Some((_, before)), Some(after))
-                        if self.policy() != SchemaPolicy::Evolve && is_written(&record) =>
+                        if self.policy() != SchemaPolicy::Evolve && (is_written(&record) || goes_on) =>
                     {
                         let (statements, apart) = self.follow(&record, before, after, (step, change), refused)?;
                         record.apart = apart;
@@ -304,8 +364,8 @@ impl Job {
                     }
                     _ => self.plan_at_target(&record, step, after.as_ref())?,
                 };
-                statements.extend(self.plan_at_copy(&record, step, after.as_ref())?);
-                statements
+                let at_copy = if goes_on { Vec::new() } else { self.plan_at_copy(&record, step, after.as_ref())? };
+                Statements { at_target, at_copy }
             }
         };
         if let (Some((version, before)), Some(after)) = (schema, after) {
@@ -313,7 +373,8 @@ impl Job {
             plan.schemas.insert(name.clone(), (record.schema_version, Arc::new(after)));
         }
         let needs_copy = self.needs_copy(step) && plan.replaced.contains(name);
-        self.copy_again(&mut record, step, needs_copy, &mut plan.ledger);
+        let disturbed = disturbs_a_copy(step) && self.context.rules.copy_again || plan.refused.copies.contains(name);
+        self.copy_again(&mut record, step, (needs_copy, disturbed), &mut plan.ledger);
         plan.tables.insert(name.clone(), record);
         Ok(statements)
     }
@@ -388,11 +449,18 @@ impl Job {
         )))
     }
 
-    /// What a step makes of a table's copy, and whether it needs one.
-    fn copy_again(&self, record: &mut TableRecord, step: &TableChange, needs_copy: bool, ledger: &mut Ledger) {
+    /// What a step makes of a table's copy: whether the table needs one, and whether it disturbs one that there is.
+    fn copy_again(
+        &self,
+        record: &mut TableRecord,
+        step: &TableChange,
+        (needs_copy, disturbed): (bool, bool),
+        ledger: &mut Ledger,
+    ) {
         let version = record.schema_version;
         if let TableState::Suspended { at, .. } = &mut record.state {
-            if disturbs_a_copy(step) {
+            // Its target has not followed, and it would go on from before this.
+            if self.context.rules.parked || disturbs_a_copy(step) {
                 *at = None;
             }
             return;
@@ -400,11 +468,10 @@ impl Job {
         if needs_copy {
             record.state = TableState::Away;
         }
-        let disturbed = disturbs_a_copy(step) && self.context.rules.copy_again;
         match &mut record.copy {
-            Some(copy) if !disturbed || matches!(copy.phase, Phase::Queued | Phase::Found) => {
-                copy.schema_version = version;
-            }
+            Some(copy) if matches!(copy.phase, Phase::Queued | Phase::Found) => copy.schema_version = version,
+            // It goes on with the schema that it began with, and in the catch-up lane with what is in force there.
+            Some(_) if !disturbed => {}
             None if !needs_copy => {}
             _ => {
                 give_up_copy(record, ledger);
@@ -610,6 +677,12 @@ fn is_written(record: &TableRecord) -> bool {
     matches!(record.state, TableState::Live | TableState::CatchingUp { .. })
 }
 
+/// Whether a table that goes on where it stood has a target that has not followed every schema change.
+fn goes_on_apart(record: &TableRecord) -> bool {
+    let goes_on = |c: &CopyRecord| c.into == record.target && !matches!(c.phase, Phase::Queued | Phase::Found);
+    record.apart.is_some() && record.copy.as_ref().is_some_and(goes_on)
+}
+
 /// Whether a step asks nothing of a target but a new copy.
 fn is_for_a_copy(step: &TableChange) -> bool {
     matches!(step, TableChange::ChangeKey { .. } | TableChange::Rewrite { .. })
@@ -624,6 +697,11 @@ fn disturbs_a_copy(step: &TableChange) -> bool {
             | TableChange::SetTableComment { .. }
             | TableChange::SetSourceDefaults { .. }
     )
+}
+
+/// Whether a step is about a table as such, not about its columns, rows or options.
+fn is_about_the_whole(step: &TableChange) -> bool {
+    matches!(step, TableChange::CreateTable(_) | TableChange::ReplaceBy { .. }) || takes_the_name(step)
 }
 
 /// Whether the table is not there any more under its name.

@@ -154,6 +154,9 @@ pub struct TableRecord {
 pub struct Apart {
     /// The target's own columns. Its key is the source's.
     pub columns: Vec<Column>,
+    /// The target's own comment, where it is not the source's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
     /// Those of them that are not equal to the source's: the source has them no more, or rows of before lack its values.
     pub incomplete: Vec<String>,
     /// Rows are kept that the source has no more, since it was emptied.

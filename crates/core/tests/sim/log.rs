@@ -9,19 +9,19 @@ use freshet_core::{Position, TableName};
 
 use crate::world::{Entry, Table, World};
 
-/// How many transactions of each server.
+/// How many transactions of each server, and how many schema changes inside the one that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Set(pub [usize; 2]);
+pub struct Set(pub [usize; 2], pub u64);
 
 impl Set {
     pub fn of(position: &Position) -> Set {
         let mut counts = position.commit.split('+').map(|n| n.parse().expect("the model's own position"));
-        Set([counts.next().expect("never empty"), counts.next().unwrap_or(0)])
+        Set([counts.next().expect("never empty"), counts.next().unwrap_or(0)], position.event)
     }
 
     pub fn position(self) -> Position {
         let [a, b] = self.0;
-        Position::at(if b == 0 { a.to_string() } else { format!("{a}+{b}") })
+        Position { commit: if b == 0 { a.to_string() } else { format!("{a}+{b}") }, event: self.1 }
     }
 
     /// Whether all of `other` is in it.
@@ -30,7 +30,10 @@ impl Set {
     }
 
     fn and(mut self, id: Id) -> Set {
-        self.0[id.server] = self.0[id.server].max(id.number);
+        if id.event == 0 {
+            self.0[id.server] = self.0[id.server].max(id.number);
+        }
+        self.1 = id.event;
         self
     }
 }
@@ -39,6 +42,7 @@ impl PartialOrd for Set {
     fn partial_cmp(&self, other: &Set) -> Option<Ordering> {
         let [a, b] = [0, 1].map(|server| self.0[server].cmp(&other.0[server]));
         match (a, b) {
+            (Ordering::Equal, Ordering::Equal) => Some(self.1.cmp(&other.1)),
             _ if a == b || b == Ordering::Equal => Some(a),
             (Ordering::Equal, _) => Some(b),
             _ => None,
@@ -51,11 +55,14 @@ impl PartialOrd for Set {
 pub struct Id {
     pub server: usize,
     pub number: usize,
+    /// Of a schema change inside a transaction, which has more than this entry: its ordinal, from 1; otherwise 0.
+    pub event: u64,
 }
 
 impl Id {
     pub fn is_in(self, set: Set) -> bool {
-        self.number <= set.0[self.server]
+        let whole = set.0[self.server];
+        self.number <= whole || self.event > 0 && self.number == whole + 1 && self.event <= set.1
     }
 }
 

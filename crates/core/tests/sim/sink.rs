@@ -4,24 +4,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::Int64Type;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
 use async_trait::async_trait;
 use freshet_core::batch::{OP_DELETE, OP_UPSERT};
 use freshet_core::engine::SchemaPolicy;
 use freshet_core::{
-    BatchStream, Check, Error, Finding, Flush, Intent, KeyRange, Label, Load, Purpose, Result, Settled, Sink,
+    BatchStream, Check, DataType, Error, Finding, Flush, Intent, KeyRange, Label, Load, Purpose, Result, Settled, Sink,
     Statement, TableChange, TableName, TablePattern, TableSchema,
 };
 
 use crate::faults::{Faults, lost};
-use crate::world::{Row, Table, default_of, rename};
+use crate::world::{Row, Table, default_of, fits, rename};
 
 #[derive(Default)]
 pub struct State {
     pub tables: BTreeMap<TableName, Table>,
     labels: BTreeSet<Label>,
     statements: BTreeSet<Label>,
+    last_statement: Option<Label>,
     /// Labels of loads were forgotten, and no load has come since.
     forgetful: bool,
     /// Parts of transactions, by incarnation and lane.
@@ -61,20 +62,45 @@ pub struct ModelSink {
 
 fn shown(load: &Load) -> String {
     let rows = &load.rows.rows;
-    let value = |column: &arrow::array::ArrayRef, row: usize| match column.data_type() {
-        arrow::datatypes::DataType::Int64 if !column.is_null(row) => {
-            column.as_primitive::<Int64Type>().value(row).to_string()
-        }
-        _ => "_".to_string(),
-    };
     let row = |i: usize| {
-        let values: Vec<_> = rows.columns().iter().map(|c| value(c, i)).collect();
+        let value = |c| value(rows, c, i).map_or("_".into(), |v| v.to_string());
+        let values: Vec<_> = (0..rows.num_columns() - 1).map(value).collect();
         format!(" {}{}", ["+", "-", ">"][load.rows.ops().value(i) as usize], values.join(","))
     };
     format!("{}:{} ", load.target, (0..rows.num_rows()).map(row).collect::<String>())
 }
 
+/// A value of a load by its column's ordinal.
+fn value(rows: &RecordBatch, column: usize, row: usize) -> Option<i64> {
+    let array = rows.column(column);
+    if array.is_null(row) {
+        return None;
+    }
+    Some(match array.data_type() {
+        arrow::datatypes::DataType::Int32 => array.as_primitive::<Int32Type>().value(row).into(),
+        _ => array.as_primitive::<Int64Type>().value(row),
+    })
+}
+
 impl State {
+    /// Whether all values have room in their columns.
+    fn takes(&self, loads: &[Load]) -> Result<()> {
+        for load in loads {
+            let Some(table) = self.tables.get(&load.target) else { continue };
+            let (rows, ops) = (&load.rows.rows, load.rows.ops());
+            for column in &table.schema.columns {
+                let Ok(place) = rows.schema_ref().index_of(&column.name) else { continue };
+                let odd = |row: &usize| ops.value(*row) == OP_UPSERT && !fits(value(rows, place, *row), column);
+                if (0..rows.num_rows()).any(|row| odd(&row)) {
+                    return Err(
+                        Error::data(format!("a value does not fit column {}", column.name)).with("table", &load.target)
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The loads of one table, looked up as it was before and applied together.
     fn load(&mut self, loads: &[Load], faults: &Faults) -> Result<()> {
         let target = &loads[0].target;
@@ -89,15 +115,23 @@ impl State {
             let names: BTreeSet<String> =
                 rows.schema().fields().iter().map(|f| f.name().clone()).filter(|n| !n.starts_with("__")).collect();
             let partial = load.rows.is_partial();
-            if !names.iter().all(|n| columns.contains(n)) || !partial && names.len() < columns.len() {
+            let known = |c: &freshet_core::Column| names.contains(&c.name) || !c.nullable && c.default.is_some();
+            if !names.iter().all(|n| columns.contains(n)) || !partial && !table.schema.columns.iter().all(known) {
                 self.violation = Some(format!("rows of {target} have columns {names:?}, the table has {columns:?}"));
                 return Ok(());
             }
-            let value = |name: &str, row: usize| {
-                let array = rows.column_by_name(name)?.as_primitive::<Int64Type>();
-                (!array.is_null(row)).then(|| array.value(row))
+            let schema = table.schema.clone();
+            let value = |name: &str, row: usize| match rows.schema_ref().index_of(name) {
+                Ok(place) => value(rows, place, row),
+                Err(_) => None,
             };
-            let whole = |row: usize| -> Row { columns.iter().map(|c| value(c, row)).collect() };
+            let whole = |row: usize| -> Row {
+                let of = |c: &freshet_core::Column| match names.contains(&c.name) {
+                    true => value(&c.name, row),
+                    false => default_of(c),
+                };
+                schema.columns.iter().map(of).collect()
+            };
             let mut order: Vec<_> = (0..rows.num_rows()).collect();
             if !table.schema.has_key() {
                 for row in order {
@@ -151,6 +185,7 @@ impl State {
         if !atomic {
             for loads in State::by_table(&flush.loads) {
                 if !self.labels.contains(&loads[0].label) {
+                    self.takes(loads)?;
                     self.load(loads, faults)?;
                     self.labels.insert(loads[0].label.clone());
                 }
@@ -160,6 +195,7 @@ impl State {
         if self.labels.contains(&flush.label) {
             return Ok(());
         }
+        self.takes(&flush.loads)?;
         match &flush.purpose {
             Purpose::Part { writer, number } => {
                 let staged = self.staged.entry((writer.incarnation, writer.lane)).or_default();
@@ -201,24 +237,41 @@ impl State {
         self.staged.clear();
     }
 
-    /// Forgets what it has loaded, as if much time had passed; nothing is on its way then.
+    /// Forgets what it has done, as if much time had passed; nothing is on its way then. Of the last statement a cluster
+    /// can tell by looking at the table whether it is done; of those before it cannot, once others have followed.
     pub fn forget(&mut self) {
         self.late.clear();
         self.labels.clear();
+        self.statements.retain(|s| Some(s) == self.last_statement.as_ref());
         self.forgetful = true;
     }
 
     /// All of them or, when they are done already, none.
     fn statements(&mut self, label: &Label, statements: &[Statement]) -> Result<()> {
-        // Not forgotten: for these a cluster looks at the table.
-        if !self.statements.insert(label.clone()) {
+        if self.statements.contains(label) {
             return Ok(());
         }
-        statements.iter().try_for_each(|s| self.statement(s))
+        let before = self.tables.clone();
+        if let Err(error) = statements.iter().try_for_each(|s| self.statement(s)) {
+            self.tables = before;
+            return Err(error);
+        }
+        self.statements.insert(label.clone());
+        self.last_statement = Some(label.clone());
+        Ok(())
     }
 
     fn statement(&mut self, statement: &Statement) -> Result<()> {
         let (name, change): (TableName, TableChange) = serde_json::from_str(&statement.0).expect("its own plan");
+        if matches!(change, TableChange::ChangeType { .. } | TableChange::SetNullable { .. })
+            && let Some(table) = self.tables.get(&name)
+            && let Ok(Some(after)) = table.schema.after(&change)
+        {
+            let mut rows = table.rows.values().chain(table.bag.keys());
+            if rows.any(|row| !after.columns.iter().zip(row).all(|(column, value)| fits(*value, column))) {
+                return Err(Error::data("values that are there do not fit the column").with("table", &name));
+            }
+        }
         match &change {
             TableChange::CreateTable(schema) => {
                 let table = Table::new(TableSchema { name: name.clone(), ..schema.clone() });
@@ -316,14 +369,18 @@ impl ModelSink {
 
 /// What a policy forbids to be done to a target.
 fn forbidden(policy: SchemaPolicy, table: &TableSchema, change: &TableChange) -> bool {
-    use TableChange::{AddColumn, DropColumn, DropTable, RenameColumn, RenameTable, Truncate};
+    use TableChange::{
+        AddColumn, ChangeType, DropColumn, DropTable, MoveColumn, RenameColumn, RenameTable, SetNullable, Truncate,
+    };
     match (policy, change) {
         (SchemaPolicy::Evolve | SchemaPolicy::TryEvolve, _) => false,
-        (SchemaPolicy::Lenient, AddColumn { .. }) => false,
+        (SchemaPolicy::Lenient, AddColumn { .. } | SetNullable { nullable: true, .. }) => false,
+        (SchemaPolicy::Lenient, ChangeType { to, .. }) => *to == DataType::Int32,
         (SchemaPolicy::Lenient, RenameColumn { .. }) => table.has_key(),
         (SchemaPolicy::Exception, RenameTable { .. }) => true,
         (_, DropTable) => !table.name.table.starts_with("__freshet_"),
         (_, AddColumn { .. } | DropColumn { .. } | RenameColumn { .. } | Truncate) => true,
+        (_, ChangeType { .. } | SetNullable { .. } | MoveColumn { .. }) => true,
         _ => false,
     }
 }
@@ -375,7 +432,7 @@ impl Sink for ModelSink {
         if !self.atomic {
             return Ok(false);
         }
-        statements.first().map_or(Ok(()), |s| self.refuses(label, s))?;
+        statements.iter().try_for_each(|s| self.refuses(label, s))?;
         let all: Vec<Statement> = statements.iter().map(|s| (*s).clone()).collect();
         let late = Late::Statements(label.clone(), all.clone());
         let name = format!("apply together {label} {} statements", all.len());

@@ -1,7 +1,7 @@
 //! The world as a `Source`.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +17,24 @@ use freshet_core::{
 
 use crate::faults::Faults;
 use crate::log::Set;
-use crate::world::{Entry, Table, World, copy_batch};
+use crate::world::{Entry, Table, World, copy_batch, shape, shown_column};
+
+/// What the engine relies on in a source; the simulation can break it.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// A split is read when everything before its start position is visible.
+    pub visible: bool,
+    /// A schema change inside a transaction has a position of its own.
+    pub event: bool,
+    /// Position and definitions are read again when a schema change lies between.
+    pub begin_again: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules { visible: true, event: true, begin_again: true }
+    }
+}
 
 pub struct ModelSource {
     pub world: Arc<Mutex<World>>,
@@ -25,6 +42,7 @@ pub struct ModelSource {
     pub acknowledged: Arc<Mutex<Set>>,
     /// A suspended table was continued: for those alone the log is not kept.
     pub continued: Arc<AtomicBool>,
+    pub rules: Rules,
 }
 
 #[async_trait]
@@ -41,17 +59,27 @@ impl Source for ModelSource {
     }
 
     async fn begin(&self, wanted: &TablePattern) -> Result<CopyStart> {
-        self.faults.point("begin").await;
-        let world = self.world.lock().unwrap();
-        let found = |t: &crate::world::Table| Discovered {
-            name: t.schema.name.clone(),
-            schema: Ok(t.schema.clone()),
-            rows: Some(t.rows.len() as u64),
-            bytes: None,
-        };
-        let all = world.states.last().expect("never empty").values();
-        let tables = all.filter(|t| wanted.matches(&t.schema.name)).map(found).collect();
-        Ok(CopyStart { low: world.end().position(), tables })
+        loop {
+            self.faults.point("begin").await;
+            let (entries, low) = {
+                let world = self.world.lock().unwrap();
+                (world.log.len(), world.end().position())
+            };
+            tokio::time::sleep(Duration::from_millis(self.faults.number(4) as u64)).await;
+            let world = self.world.lock().unwrap();
+            let found = |t: &crate::world::Table| Discovered {
+                name: t.schema.name.clone(),
+                schema: Ok(t.schema.clone()),
+                rows: Some(t.rows.len() as u64),
+                bytes: None,
+            };
+            let all = world.states.last().expect("never empty").values();
+            let tables = all.filter(|t| wanted.matches(&t.schema.name)).map(found).collect();
+            let changed = world.log[entries..].iter().any(|entry| matches!(entry, Entry::Schema(_)));
+            if !changed || !self.rules.begin_again {
+                return Ok(CopyStart { low, tables });
+            }
+        }
     }
 
     async fn splits(&self, table: &TableSchema, _: u64) -> Result<Vec<Split>> {
@@ -126,14 +154,25 @@ impl Source for ModelSource {
             assert!(parked, "the log is read below what was acknowledged");
             return Err(Error::source_state(format!("the log is purged up to {}", purged.position())));
         }
+        self.faults.log(|| {
+            let columns = |t: &Arc<TableSchema>| {
+                let columns: Vec<_> = t.columns.iter().map(shown_column).collect();
+                format!(" {}[{}]", t.name.table, columns.join(" "))
+            };
+            let (tables, watched): (String, String) =
+                (request.tables.iter().map(columns).collect(), request.watched.iter().map(columns).collect());
+            let (lane, stop) = (request.lane, request.stop.as_ref().map(ToString::to_string));
+            format!("lane {lane} reads from {} to {stop:?}:{tables}, watches{watched}", request.from)
+        });
         Ok(Box::new(Changes {
             world: Arc::clone(&self.world),
             faults: self.faults.clone(),
+            rules: self.rules,
             from,
             at: from,
             next: 0,
-            followed: request.tables.iter().map(|t| t.name.clone()).collect(),
-            watched: request.watched.iter().map(|t| t.name.clone()).collect(),
+            followed: request.tables.into_iter().map(|t| (t.name.clone(), t)).collect(),
+            watched: request.watched.into_iter().map(|t| (t.name.clone(), t)).collect(),
             pattern: request.pattern,
             stop: request.stop.as_ref().map(Set::of),
             ready: VecDeque::new(),
@@ -158,7 +197,7 @@ impl Source for ModelSource {
 impl ModelSource {
     /// A SELECT sees a transaction only some time after it stands in the log.
     async fn until_visible(&self, low: &Position) {
-        let is_visible = |world: &World| world.set(world.visible).holds(Set::of(low));
+        let is_visible = |world: &World| !self.rules.visible || world.set(world.visible).holds(Set::of(low));
         while !is_visible(&self.world.lock().unwrap()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -167,7 +206,7 @@ impl ModelSource {
 
 /// The table as a SELECT sees it, if it is still defined so.
 fn same_table<'a>(world: &'a World, table: &TableSchema) -> Result<&'a Table> {
-    let found = world.states[world.visible].get(&table.name).filter(|t| t.schema == *table);
+    let found = world.states[world.visible].get(&table.name).filter(|t| shape(&t.schema) == shape(table));
     found.ok_or_else(|| Error::schema("the table is not as it was when the copy began").with("table", &table.name))
 }
 
@@ -187,27 +226,29 @@ impl BatchStream for Rows {
 struct Changes {
     world: Arc<Mutex<World>>,
     faults: Faults,
+    rules: Rules,
     /// Where it began, and what it has come to.
     from: Set,
     at: Set,
     /// The entry that is looked at next.
     next: usize,
-    followed: BTreeSet<TableName>,
-    watched: BTreeSet<TableName>,
+    /// Definitions as this stream takes them to be: those that it was given, and what the log says from there on.
+    followed: BTreeMap<TableName, Arc<TableSchema>>,
+    watched: BTreeMap<TableName, Arc<TableSchema>>,
     pattern: TablePattern,
     stop: Option<Set>,
     ready: VecDeque<Event>,
 }
 
 impl Changes {
-    /// Keeps track of the names that are followed; whether the step is told.
-    fn follow(&mut self, name: &TableName, step: &TableChange) -> bool {
-        let known = self.followed.contains(name) || self.watched.contains(name);
+    /// Keeps track of the tables that are followed; whether the step is told.
+    fn follow(&mut self, name: &TableName, step: &TableChange, violation: &mut Option<String>) -> bool {
+        let known = self.followed.contains_key(name) || self.watched.contains_key(name);
         let named = known || self.pattern.matches(name);
         match step {
-            TableChange::CreateTable(_) if self.pattern.matches(name) => {
+            TableChange::CreateTable(schema) if self.pattern.matches(name) => {
                 self.watched.remove(name);
-                self.followed.insert(name.clone());
+                self.followed.insert(name.clone(), Arc::new(schema.clone()));
                 true
             }
             TableChange::DropTable => {
@@ -216,35 +257,52 @@ impl Changes {
                 named
             }
             TableChange::RenameTable { to } => {
+                if !known {
+                    self.followed.remove(to);
+                    self.watched.remove(to);
+                }
                 for set in [&mut self.followed, &mut self.watched] {
-                    if set.remove(name) && self.pattern.matches(to) {
-                        set.insert(to.clone());
+                    if let Some(schema) = set.remove(name).filter(|_| self.pattern.matches(to)) {
+                        let schema = TableSchema { name: to.clone(), ..schema.as_ref().clone() };
+                        set.insert(to.clone(), Arc::new(schema));
                     }
                 }
                 named || self.pattern.matches(to)
             }
-            _ => known,
+            _ => {
+                for schema in [&mut self.followed, &mut self.watched].into_iter().filter_map(|set| set.get_mut(name)) {
+                    match schema.after(step) {
+                        Ok(Some(after)) => *schema = Arc::new(after),
+                        _ => *violation = Some(format!("{step:?} is read in the log of {schema:?}")),
+                    }
+                }
+                known
+            }
         }
     }
 
     /// Gathers the rows of some entries, as a real source does, up to a schema change or the end of a replay.
     fn gather(&mut self) {
         let world = Arc::clone(&self.world);
-        let world = world.lock().unwrap();
+        let mut world = world.lock().unwrap();
         self.next = (self.next..world.log.len()).find(|e| !world.is_in(*e, self.from)).unwrap_or(world.log.len());
         if self.next == world.log.len() {
             return;
         }
         let mut taken = Vec::new();
         if let Entry::Schema(change) = world.log[self.next].clone() {
-            let steps = change.steps.into_iter().filter(|(name, step)| self.follow(name, step)).collect::<Vec<_>>();
+            let mut follow = |name: &TableName, step: &TableChange| self.follow(name, step, &mut world.violation);
+            let steps = change.steps.into_iter().filter(|(name, step)| follow(name, step)).collect::<Vec<_>>();
             if !steps.is_empty() {
                 self.ready.push_back(Event::Schema(SchemaChange { steps, ..change }));
             }
-            self.at = world.with(self.at, self.next);
+            if self.rules.event || world.ids[self.next].event == 0 {
+                self.at = world.with(self.at, self.next);
+            }
             taken.push(self.next);
             self.next += 1;
         } else {
+            self.give_up_a_table(world.shape.suspend);
             let most = 1 + self.faults.number(6);
             while self.next < world.log.len()
                 && taken.len() < most
@@ -257,10 +315,7 @@ impl Changes {
                 }
                 self.next += 1;
             }
-            for batch in world.batches(&taken) {
-                if !self.followed.contains(&batch.schema.name) {
-                    continue;
-                }
+            for batch in world.batches(&taken, &self.followed) {
                 // A big transaction comes in several pieces before its commit.
                 let (mut from, rows) = (0, batch.rows.num_rows());
                 while from < rows {
@@ -276,6 +331,19 @@ impl Changes {
         }
         let transactions = taken.len() as u64;
         self.ready.push_back(Event::Commit(Commit { position: self.at.position(), time_ms: None, transactions }));
+    }
+
+    /// Rows of a table that cannot be decoded: from here on only its definition is followed.
+    fn give_up_a_table(&mut self, chance: f64) {
+        if self.followed.is_empty() || !self.faults.chance(chance) {
+            return;
+        }
+        let unlucky = self.followed.keys().nth(self.faults.number(self.followed.len())).cloned();
+        if let Some((table, schema)) = unlucky.and_then(|name| self.followed.remove_entry(&name)) {
+            self.watched.insert(table.clone(), schema);
+            self.faults.log(|| format!("the stream gives {table} up"));
+            self.ready.push_back(Event::Suspend { table, error: Error::schema("rows that cannot be decoded") });
+        }
     }
 
     fn is_before_stop(&self) -> bool {

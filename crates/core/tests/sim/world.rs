@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::log::Id;
-use arrow::array::{ArrayRef, Int8Array, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, Int8Array, Int32Array, Int64Array, RecordBatch};
 use arrow::datatypes::Schema;
 use fastrand::Rng;
 use freshet_core::batch::{OP_DELETE, OP_MOVE, OP_UPSERT};
-use freshet_core::{ChangeBatch, Column, ColumnPosition, DataType, SchemaChange, TableChange, TableName, TableSchema};
+use freshet_core::{
+    ChangeBatch, Column, ColumnPosition, DataType, DefaultValue, SchemaChange, TableChange, TableName, TableSchema,
+};
 
 /// A row: the values of all columns in the schema's order.
 pub type Row = Vec<Option<i64>>;
@@ -40,15 +42,16 @@ impl Table {
         rows
     }
 
-    /// What must be equal, schema included.
-    pub fn shown(&self) -> String {
-        let columns: Vec<_> = self.schema.columns.iter().map(|c| format!("{}:{}", c.name, c.data_type)).collect();
+    /// What must be equal, with this definition.
+    pub fn shown(&self, schema: &TableSchema) -> String {
+        let columns: Vec<_> = schema.columns.iter().map(shown_column).collect();
         let row = |r: &Row| format!("{r:?}").replace("Some", "");
         let rows: Vec<_> = match self.schema.has_key() {
             true => self.rows.values().map(row).collect(),
             false => self.bag.iter().map(|(r, n)| format!("{n}x{}", row(r))).collect(),
         };
-        format!("[{}] {:?} {}", columns.join(" "), self.schema.key, rows.join(" "))
+        let TableSchema { key, comment, .. } = schema;
+        format!("[{}] {key:?} \"{comment}\" {}", columns.join(" "), rows.join(" "))
     }
 
     pub fn add(&mut self, row: Row) {
@@ -68,13 +71,15 @@ impl Table {
     pub fn apply(&mut self, what: &What) {
         let key = |row: &Row, schema: &TableSchema| row[schema.index_of("k").expect("k stays")].expect("not NULL");
         match what {
-            What::Upsert(row, _) => drop(self.rows.insert(key(row, &self.schema), row.clone())),
+            What::Upsert(row, _) | What::Insert(row, _) => {
+                drop(self.rows.insert(key(row, &self.schema), row.clone()));
+            }
             What::Delete(key) => drop(self.rows.remove(key)),
             What::Move(from, row, _) => {
                 self.rows.remove(from);
                 self.rows.insert(key(row, &self.schema), row.clone());
             }
-            What::Add(row) => self.add(row.clone()),
+            What::Add(row, _) => self.add(row.clone()),
             What::Remove(row) => assert!(self.remove(row), "there is no such row"),
         }
     }
@@ -124,9 +129,34 @@ impl Table {
 
 pub fn default_of(column: &Column) -> Option<i64> {
     match &column.default {
-        Some(freshet_core::DefaultValue::Literal(text)) => text.parse().ok(),
+        Some(DefaultValue::Literal(text)) => text.parse().ok(),
         _ => None,
     }
+}
+
+/// Everything about a column.
+pub fn shown_column(column: &Column) -> String {
+    let Column { name, data_type, nullable, default, comment, .. } = column;
+    let default = match default {
+        None => String::new(),
+        Some(DefaultValue::Literal(text)) => format!("={text}"),
+        Some(_) => "=now".into(),
+    };
+    format!("{name}:{data_type}{}{default}\"{comment}\"", if *nullable { "?" } else { "" })
+}
+
+/// Whether a value can be stored in a column.
+pub fn fits(value: Option<i64>, column: &Column) -> bool {
+    match value {
+        None => column.nullable,
+        Some(value) => column.data_type == DataType::Int64 || i32::try_from(value).is_ok(),
+    }
+}
+
+/// What a table is compared by while it is copied: names and types of its columns, and its key. (What rows may be NULL
+/// and what inserts leave out no SELECT sees.)
+pub fn shape(schema: &TableSchema) -> (Vec<(&str, &DataType)>, &[String]) {
+    (schema.columns.iter().map(|c| (c.name.as_str(), &c.data_type)).collect(), &schema.key)
 }
 
 /// One operation of a transaction.
@@ -141,11 +171,13 @@ pub struct Op {
 pub enum What {
     /// A row by its key; `None`: all columns are said, otherwise those.
     Upsert(Row, Option<Vec<bool>>),
+    /// A row that was not there, with the columns that are said: the others are their defaults.
+    Insert(Row, Vec<bool>),
     Delete(i64),
     /// From another key, with the columns that are said.
     Move(i64, Row, Option<Vec<bool>>),
-    /// Tables without a key.
-    Add(Row),
+    /// Tables without a key, with the columns that are said.
+    Add(Row, Vec<bool>),
     Remove(Row),
 }
 
@@ -174,11 +206,18 @@ impl Entry {
 pub struct Shape {
     pub entries: usize,
     pub ddl: f64,
+    /// How many of them set defaults.
+    pub defaults: f64,
     /// Some tables have no key. (With parts that become visible at once, a multiset cannot be exact.)
     pub keyless: bool,
-    /// Updates may leave columns out.
+    /// Updates and inserts may leave columns out.
     pub partial: bool,
     pub resync: f64,
+    /// How often a person repairs keys of a table, or pauses the job.
+    pub repair: f64,
+    pub pause: f64,
+    /// How often a stream cannot follow a table any more.
+    pub suspend: f64,
     pub huge: f64,
     pub keys: i64,
     pub write_ms: u64,
@@ -202,9 +241,13 @@ impl Shape {
         let mut shape = Shape {
             entries: pick(&[15.0, 40.0, 80.0]) as usize,
             ddl: pick(&[0.0, 0.08, 0.25]),
+            defaults: pick(&[0.0, 0.0, 0.7]),
             keyless: pick(&[0.0, 1.0]) > 0.5 && atomic_sink,
             partial: pick(&[0.0, 1.0]) > 0.5,
             resync: pick(&[0.0, 0.005, 0.03]),
+            repair: pick(&[0.0, 0.0, 0.01, 0.05]),
+            pause: pick(&[0.0, 0.0, 0.0, 0.01]),
+            suspend: pick(&[0.0, 0.0, 0.0, 0.02]),
             huge: pick(&[0.02, 0.15, 0.4]),
             keys: pick(&[4.0, 12.0, 40.0]) as i64,
             write_ms: pick(&[1.0, 8.0, 40.0]) as u64,
@@ -241,6 +284,8 @@ pub struct World {
     /// Entries when the copy had ended.
     pub copied_at: Option<usize>,
     counter: i64,
+    /// What a stream was asked for that it cannot be right about.
+    pub violation: Option<String>,
 }
 
 /// A name that the job follows; `u` and `v` are in a database that it does not follow.
@@ -254,7 +299,7 @@ fn new_schema(name: &TableName, keyed: bool) -> TableSchema {
         columns: vec![
             Column::new("k", DataType::Int64).not_null(),
             Column::new("x", DataType::Int64),
-            Column::new("y", DataType::Int64),
+            Column::new("y", DataType::Int32),
         ],
         key: if keyed { vec!["k".into()] } else { Vec::new() },
         comment: String::new(),
@@ -265,8 +310,17 @@ fn new_schema(name: &TableName, keyed: bool) -> TableSchema {
 impl World {
     pub fn new(mut rng: Rng) -> World {
         let shape = Shape::draw(&mut rng);
-        let mut world =
-            World { rng, shape, log: vec![], ids: vec![], states: vec![], visible: 0, copied_at: None, counter: 0 };
+        let mut world = World {
+            rng,
+            shape,
+            log: vec![],
+            ids: vec![],
+            states: vec![],
+            visible: 0,
+            copied_at: None,
+            counter: 0,
+            violation: None,
+        };
         let mut tables = BTreeMap::new();
         for name in ["a", "b", "c"] {
             let keyed = name != "c" || !world.shape.keyless;
@@ -287,19 +341,37 @@ impl World {
         world
     }
 
-    fn value(&mut self, schema: &TableSchema) -> Option<i64> {
+    fn value(&mut self, schema: &TableSchema, column: &Column) -> Option<i64> {
         self.counter += 1;
+        let large = column.data_type == DataType::Int64 && self.rng.u32(..24) == 0;
+        let large = if large { 1 << 40 } else { 0 };
         match schema.has_key() {
-            _ if self.rng.f64() < 0.1 => None,
-            true => Some(self.counter),
+            _ if column.nullable && self.rng.f64() < 0.1 => None,
+            true => Some(self.counter + large),
             // Equal rows are wanted.
-            false => Some(self.counter % 2),
+            false => Some(self.counter % 2 + large),
         }
     }
 
     fn row(&mut self, schema: &TableSchema, key: i64) -> Row {
         let key = if schema.has_key() { key } else { key % 3 };
-        schema.columns.iter().map(|c| if c.name == "k" { Some(key) } else { self.value(schema) }).collect()
+        schema.columns.iter().map(|c| if c.name == "k" { Some(key) } else { self.value(schema, c) }).collect()
+    }
+
+    /// A row of which not everything is said, and what is.
+    fn inserted(&mut self, schema: &TableSchema, key: i64) -> (Row, Vec<bool>) {
+        let mut row = self.row(schema, key);
+        let mut said = vec![true; row.len()];
+        for (i, column) in schema.columns.iter().enumerate().filter(|(_, c)| c.name != "k") {
+            let known = match &column.default {
+                None => column.nullable,
+                default => matches!(default, Some(DefaultValue::Literal(_))),
+            };
+            if self.shape.partial && known && self.rng.u32(..3) == 0 {
+                (row[i], said[i]) = (default_of(column), false);
+            }
+        }
+        (row, said)
     }
 
     pub fn is_finished(&self) -> bool {
@@ -316,9 +388,26 @@ impl World {
             false => None,
         };
         let entry = entry.unwrap_or_else(|| Entry::Rows(self.transaction(server, &mut state)));
-        self.ids.push(Id { server, number: self.end().0[server] + 1 });
+        let number = self.end().0[server] + 1;
+        // CREATE TABLE … SELECT, say: a schema change and rows in one transaction.
+        let goes_on = self.shape.servers == 1 && matches!(entry, Entry::Schema(_)) && self.rng.u32(..4) == 0;
+        self.ids.push(Id { server, number, event: goes_on.into() });
         self.log.push(entry);
-        self.states.push(state);
+        self.states.push(state.clone());
+        if goes_on {
+            let rows = self.transaction(server, &mut state);
+            self.ids.push(Id { server, number, event: 0 });
+            self.log.push(Entry::Rows(rows));
+            self.states.push(state);
+        }
+    }
+
+    /// A SELECT sees so many more entries; of a transaction all or nothing.
+    pub fn show(&mut self, more: usize) {
+        self.visible += more;
+        while self.visible > 0 && self.ids[self.visible - 1].event > 0 {
+            self.visible += 1;
+        }
     }
 
     /// With two servers each has its own tables.
@@ -343,9 +432,9 @@ impl World {
     fn keyless(&mut self, table: &mut Table) -> Option<What> {
         if table.bag.is_empty() || self.rng.u32(0..10) < 6 {
             let key = self.rng.i64(0..3);
-            let row = self.row(&table.schema.clone(), key);
+            let (row, said) = self.inserted(&table.schema.clone(), key);
             table.add(row.clone());
-            return Some(What::Add(row));
+            return Some(What::Add(row, said));
         }
         let row = table.bag.keys().nth(self.rng.usize(..table.bag.len()))?.clone();
         table.remove(&row);
@@ -377,9 +466,9 @@ impl World {
                 Some(What::Upsert(row, said))
             }
             (_, None) => {
-                let row = self.row(&schema, key);
+                let (row, said) = self.inserted(&schema, key);
                 table.rows.insert(key, row.clone());
-                Some(What::Upsert(row, None))
+                Some(What::Insert(row, said))
             }
         }
     }
@@ -401,7 +490,7 @@ impl World {
             ["a", "b", "c", "d", "e", "u"].map(table_name).into_iter().filter(|n| !state.contains_key(n)).collect();
         let mut pick = |of: &[TableName]| (!of.is_empty()).then(|| of[self.rng.usize(..of.len())].clone());
         let (some, unused) = (pick(&names), pick(&free));
-        let kind = self.rng.u32(0..11);
+        let kind = if self.rng.f64() < self.shape.defaults { 11 } else { self.rng.u32(0..11) };
         // A job without any table does not begin.
         let followed = |n: &&TableName| n.database == "shop";
         let last = |n: &TableName| followed(&n) && names.iter().filter(followed).count() == 1;
@@ -446,14 +535,13 @@ impl World {
                 (name, TableChange::ChangeKey { key })
             }
             (_, Some(name), _) => {
-                let schema = &state[&name].schema;
-                let change = self.column_change(schema)?;
+                let change = self.column_change(&state[&name], kind > 10)?;
                 (name, change)
             }
             _ => return None,
         };
         let per_row = matches!(&change, TableChange::AddColumn { column, .. }
-            if matches!(column.default, Some(freshet_core::DefaultValue::CurrentTimestamp(_))));
+            if matches!(column.default, Some(DefaultValue::CurrentTimestamp(_))));
         let counter = &mut self.counter;
         let constant = if let TableChange::AddColumn { column, .. } = &change { default_of(column) } else { None };
         let fill = || {
@@ -472,24 +560,62 @@ impl World {
         Some(SchemaChange { statement: format!("{:?}", steps[0].1), steps })
     }
 
-    fn column_change(&mut self, schema: &TableSchema) -> Option<TableChange> {
-        let values: Vec<_> = schema.columns.iter().map(|c| c.name.clone()).filter(|n| n != "k").collect();
+    fn column_change(&mut self, table: &Table, default: bool) -> Option<TableChange> {
+        let schema = &table.schema;
+        let all: Vec<_> = schema.columns.iter().map(|c| c.name.clone()).collect();
+        let values: Vec<_> = all.iter().filter(|n| *n != "k").cloned().collect();
         let free: Vec<_> = ["x", "y", "z", "w"].into_iter().filter(|n| schema.column(n).is_none()).collect();
+        let any = all[self.rng.usize(..all.len())].clone();
         let some = (!values.is_empty()).then(|| values[self.rng.usize(..values.len())].clone());
         let unused = (!free.is_empty()).then(|| free[self.rng.usize(..free.len())].to_string());
-        match (self.rng.u32(0..4), some, unused) {
+        let fit = |column: &Column| {
+            let place = schema.index_of(&column.name).expect("a column of the table");
+            table.rows.values().chain(table.bag.keys()).all(|row| fits(row[place], column))
+        };
+        self.counter += 1;
+        let comment = format!("c{}", self.counter);
+        let literal = DefaultValue::Literal((self.counter % 5).to_string());
+        match (if default { 4 } else { self.rng.u32(0..12) }, some, unused) {
             (0 | 3, _, Some(name)) => {
-                let mut column = Column::new(name, DataType::Int64);
-                column.default = match self.rng.u32(0..3) {
-                    0 => None,
-                    1 => Some(freshet_core::DefaultValue::Literal("7".into())),
-                    _ => Some(freshet_core::DefaultValue::CurrentTimestamp(0)),
+                let types = [DataType::Int64, DataType::Int32];
+                let mut column = Column::new(name, types[self.rng.usize(..2)].clone());
+                (column.default, column.nullable) = match self.rng.u32(0..4) {
+                    0 => (None, true),
+                    1 => (Some(DefaultValue::Literal("7".into())), true),
+                    2 => (Some(DefaultValue::Literal("8".into())), false),
+                    _ => (Some(DefaultValue::CurrentTimestamp(0)), true),
                 };
                 let positions = [ColumnPosition::Last, ColumnPosition::First, ColumnPosition::After("k".into())];
                 Some(TableChange::AddColumn { column, position: positions[self.rng.usize(..3)].clone() })
             }
             (1, Some(name), _) if values.len() > 1 => Some(TableChange::DropColumn { name }),
             (2, Some(from), Some(to)) => Some(TableChange::RenameColumn { from, to }),
+            (4 | 5, Some(name), _) => {
+                let default = if self.rng.u32(..3) == 0 { None } else { Some(literal) };
+                Some(TableChange::SetDefault { name, default })
+            }
+            (6 | 7, Some(name), _) => {
+                let from = schema.column(&name)?.data_type.clone();
+                let to = if from == DataType::Int32 { DataType::Int64 } else { DataType::Int32 };
+                let column = Column { data_type: to.clone(), nullable: true, ..schema.column(&name)?.clone() };
+                fit(&column).then(|| TableChange::ChangeType { name, from, to, source_type: String::new() })
+            }
+            (8, Some(name), _) => {
+                let nullable = !schema.column(&name)?.nullable;
+                let column = Column { data_type: DataType::Int64, nullable, ..schema.column(&name)?.clone() };
+                fit(&column).then_some(TableChange::SetNullable { name, nullable })
+            }
+            (9, _, _) => {
+                let others: Vec<_> = all.iter().filter(|n| **n != any).collect();
+                let position = match self.rng.usize(..3) {
+                    0 => ColumnPosition::First,
+                    1 => ColumnPosition::Last,
+                    _ => ColumnPosition::After((*others.get(self.rng.usize(..others.len().max(1)))?).clone()),
+                };
+                Some(TableChange::MoveColumn { name: any, position })
+            }
+            (10, _, _) => Some(TableChange::SetColumnComment { name: any, comment }),
+            (11, _, _) => Some(TableChange::SetTableComment { comment }),
             _ => None,
         }
     }
@@ -511,20 +637,26 @@ impl World {
         names
     }
 
-    /// The rows of entries as the source decodes them: per table in order, a batch per schema and set of columns.
-    pub fn batches(&self, entries: &[usize]) -> Vec<ChangeBatch> {
-        let mut by_table: BTreeMap<TableName, Vec<&Op>> = BTreeMap::new();
+    /// The rows of entries as a stream decodes them that takes the tables to be defined so: per table in order, a batch
+    /// per set of columns.
+    pub fn batches(&mut self, entries: &[usize], known: &BTreeMap<TableName, Arc<TableSchema>>) -> Vec<ChangeBatch> {
+        let mut by_table: BTreeMap<&TableName, Vec<&Op>> = BTreeMap::new();
         for entry in entries {
             if let Entry::Rows(ops) = &self.log[*entry] {
-                for op in ops {
-                    by_table.entry(op.table.clone()).or_default().push(op);
+                for op in ops.iter().filter(|op| known.contains_key(&op.table)) {
+                    by_table.entry(&op.table).or_default().push(op);
                 }
             }
         }
         let mut out = Vec::new();
-        for ops in by_table.into_values() {
+        for (name, ops) in by_table {
+            let taken_for = &known[name];
+            if let Some(op) = ops.iter().find(|op| shape(&op.schema) != shape(taken_for)) {
+                self.violation = Some(format!("rows of {:?} are decoded as {taken_for:?}", op.schema));
+                continue;
+            }
             for run in ops.chunk_by(|a, b| said(a) == said(b)) {
-                out.push(batch(run));
+                out.push(batch(run, taken_for));
             }
         }
         out
@@ -542,7 +674,7 @@ pub fn rename(state: &mut BTreeMap<TableName, Table>, from: &TableName, to: &Tab
     assert!(state.insert(to.clone(), table).is_none(), "rename onto an existing table {to}");
 }
 
-/// The columns that an operation says.
+/// The columns that an update says.
 fn said(op: &Op) -> Option<&Vec<bool>> {
     match &op.what {
         What::Upsert(_, said) | What::Move(_, _, said) => said.as_ref(),
@@ -550,16 +682,20 @@ fn said(op: &Op) -> Option<&Vec<bool>> {
     }
 }
 
-fn batch(ops: &[&Op]) -> ChangeBatch {
-    let schema = &ops[0].schema;
+fn batch(ops: &[&Op], schema: &Arc<TableSchema>) -> ChangeBatch {
     let k = schema.index_of("k").expect("k stays");
     let said = said(ops[0]).cloned().unwrap_or_else(|| vec![true; schema.columns.len()]);
     let whole = said.iter().all(|s| *s);
     let key_only = |key: i64| -> Row { (0..said.len()).map(|i| (i == k).then_some(key)).collect() };
+    let filled = |row: &Row, said: &[bool]| -> Row {
+        let value = |i: usize| if said[i] { row[i] } else { default_of(&schema.columns[i]) };
+        (0..row.len()).map(value).collect()
+    };
     let mut rows: Vec<(i8, Row)> = Vec::new();
     for op in ops {
         match &op.what {
-            What::Upsert(row, _) | What::Add(row) => rows.push((OP_UPSERT, row.clone())),
+            What::Upsert(row, _) => rows.push((OP_UPSERT, row.clone())),
+            What::Insert(row, said) | What::Add(row, said) => rows.push((OP_UPSERT, filled(row, said))),
             What::Delete(key) => rows.push((OP_DELETE, key_only(*key))),
             What::Remove(row) => rows.push((OP_DELETE, row.clone())),
             What::Move(from, row, _) => {
@@ -569,16 +705,30 @@ fn batch(ops: &[&Op]) -> ChangeBatch {
         }
     }
     let present: Vec<usize> = (0..said.len()).filter(|i| said[*i]).collect();
-    let columns =
-        present.iter().map(|i| Arc::new(rows.iter().map(|(_, r)| r[*i]).collect::<Int64Array>()) as ArrayRef).collect();
+    let columns = present.iter().map(|i| array(&schema.columns[*i], rows.iter().map(|(_, r)| r[*i]))).collect();
     let kinds: Int8Array = rows.iter().map(|(op, _)| *op).collect();
     ChangeBatch::partial(Arc::clone(schema), &present, columns, kinds).expect("columns fit")
 }
 
 /// Rows of a copy.
 pub fn copy_batch(schema: &TableSchema, rows: &[Row]) -> RecordBatch {
-    let columns = (0..schema.columns.len())
-        .map(|i| Arc::new(rows.iter().map(|r| r[i]).collect::<Int64Array>()) as ArrayRef)
-        .collect();
+    let column = |i: usize| array(&schema.columns[i], rows.iter().map(|r| r[i]));
+    let columns = (0..schema.columns.len()).map(column).collect();
     RecordBatch::try_new(Arc::new(Schema::new(schema.arrow_fields())), columns).expect("columns fit")
+}
+
+/// Keys to be repaired.
+pub fn key_batch(keys: Vec<i64>) -> RecordBatch {
+    let schema = Schema::new(vec![arrow::datatypes::Field::new("k", arrow::datatypes::DataType::Int64, true)]);
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(keys))]).expect("one column")
+}
+
+fn array(column: &Column, values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    match column.data_type {
+        DataType::Int32 => {
+            let narrow = |v: i64| i32::try_from(v).expect("the model's values fit their columns");
+            Arc::new(values.map(|v| v.map(narrow)).collect::<Int32Array>())
+        }
+        _ => Arc::new(values.collect::<Int64Array>()),
+    }
 }

@@ -199,8 +199,10 @@ fn after(schemas: &Schemas, steps: &[(TableName, TableChange)]) -> Result<Schema
             continue;
         }
         let Some(old) = schemas.remove(table) else {
-            if matches!(change, TableChange::RenameTable { .. }) {
-                // One that was not followed got a followed name: its columns are not known, so its rows are left out.
+            if let TableChange::RenameTable { to } = change {
+                // One that was not followed got a followed name: its columns are not known, so its rows are left out. What
+                // had that name before is gone, even if its going was not told.
+                schemas.remove(to);
                 continue;
             }
             let error = Error::schema("a table that is not known is changed").with("table", table);
