@@ -174,13 +174,9 @@ impl Job {
             Err(e) => return self.suspend(name, e, None).await,
         }
         step("copy.created")?;
-        let start = match context.rules.fork {
-            true => self.main.position.clone(),
-            false => context.source.end(None).await?.position,
-        };
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
         let Some(copy) = &mut record.copy else { return Ok(()) };
-        (copy.start, copy.schema_version, copy.phase) = (start, version, Phase::Copying);
+        (copy.start, copy.schema_version, copy.phase) = (self.main.position.clone(), version, Phase::Copying);
         if copy.into == record.target {
             record.apart = None;
         }

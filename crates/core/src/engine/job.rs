@@ -130,8 +130,6 @@ pub struct Rules {
     pub join_intent: bool,
     /// The rows of a table without a key count from the position of its snapshot, not from the log's end of then.
     pub cut_place: bool,
-    /// A table leaves the main lane where that stands, not at the log's end.
-    pub fork: bool,
 }
 
 impl Default for Rules {
@@ -169,7 +167,6 @@ impl Default for Rules {
             ddl_steps: true,
             join_intent: true,
             cut_place: true,
-            fork: true,
         }
     }
 }

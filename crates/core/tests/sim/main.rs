@@ -227,7 +227,7 @@ impl Sim {
     /// The world goes on while the engine runs: writers, visibility, late calls.
     async fn live(&self) {
         loop {
-            let pause = {
+            let (pause, late) = {
                 let mut world = self.world.lock().unwrap();
                 if !world.is_finished() {
                     world.write();
@@ -239,9 +239,9 @@ impl Sim {
                 let step = if world.is_finished() { behind } else { step };
                 world.show(step);
                 let most = world.shape.write_ms;
-                world.rng.u64(0..=most)
+                (world.rng.u64(0..=most), world.shape.late)
             };
-            if self.faults.chance(0.02) {
+            if self.faults.chance(late) {
                 self.sink.land_one();
             }
             tokio::time::sleep(Duration::from_millis(pause.max(1))).await;
@@ -347,7 +347,7 @@ impl Sim {
             engine.pause(JOB).await.expect("the job exists");
             tokio::time::sleep(Duration::from_millis(self.faults.number(50) as u64)).await;
             self.faults.log(|| "resume".into());
-            engine.resume(JOB).await.expect("the job exists");
+            engine.resume(JOB, None).await.expect("the job exists");
         }
     }
 
@@ -581,7 +581,6 @@ const RULES: &[Break] = &[
     ("ddl_steps", |r| r.engine.ddl_steps = false),
     ("join_intent", |r| r.engine.join_intent = false),
     ("cut_place", |r| r.engine.cut_place = false),
-    ("fork", |r| r.engine.fork = false),
     ("visible", |r| r.source.visible = false),
     ("begin_again", |r| r.source.begin_again = false),
     ("event", |r| r.source.event = false),

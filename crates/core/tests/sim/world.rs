@@ -223,6 +223,8 @@ pub struct Shape {
     pub write_ms: u64,
     pub crash: f64,
     pub lost: f64,
+    /// How often a lost request lands.
+    pub late: f64,
     pub reject: f64,
     pub atomic_sink: bool,
     pub slow_ms: u64,
@@ -241,7 +243,7 @@ impl Shape {
         let mut shape = Shape {
             entries: pick(&[15.0, 40.0, 80.0]) as usize,
             ddl: pick(&[0.0, 0.08, 0.25]),
-            defaults: pick(&[0.0, 0.0, 0.7]),
+            defaults: pick(&[0.0, 0.7]),
             keyless: pick(&[0.0, 1.0]) > 0.5 && atomic_sink,
             partial: pick(&[0.0, 1.0]) > 0.5,
             resync: pick(&[0.0, 0.005, 0.03]),
@@ -253,17 +255,19 @@ impl Shape {
             write_ms: pick(&[1.0, 8.0, 40.0]) as u64,
             crash: pick(&[0.0, 0.01, 0.03, 0.08]),
             lost: pick(&[0.0, 0.05, 0.2]),
+            late: 0.02,
             reject: pick(&[0.0, 0.01, 0.05]),
             atomic_sink,
             slow_ms: pick(&[0.0, 5.0, 60.0]) as u64,
-            forget: pick(&[0.0, 0.0, 0.2]),
+            forget: pick(&[0.0, 0.0, 0.2, 0.6]),
             anew: pick(&[0.0, 0.0, 0.05]),
             servers: pick(&[1.0, 1.0, 2.0]) as usize,
             failover: pick(&[0.3, 0.9]),
         };
         // A cluster that loses requests and refuses rows: what it has lost lands behind what comes next.
-        if rng.u32(..8) == 0 {
-            (shape.lost, shape.reject, shape.crash) = (0.2, 0.1, 0.0);
+        if rng.u32(..6) == 0 {
+            (shape.lost, shape.reject, shape.crash, shape.suspend) = (0.2, 0.1, 0.0, 0.0);
+            (shape.late, shape.pause, shape.anew, shape.huge) = (0.2, 0.0, 0.0, 0.02);
             (shape.atomic_sink, shape.keyless) = (false, false);
         }
         shape
@@ -490,7 +494,7 @@ impl World {
             ["a", "b", "c", "d", "e", "u"].map(table_name).into_iter().filter(|n| !state.contains_key(n)).collect();
         let mut pick = |of: &[TableName]| (!of.is_empty()).then(|| of[self.rng.usize(..of.len())].clone());
         let (some, unused) = (pick(&names), pick(&free));
-        let kind = if self.rng.f64() < self.shape.defaults { 11 } else { self.rng.u32(0..11) };
+        let kind = if self.rng.f64() < self.shape.defaults { 12 } else { self.rng.u32(0..12) };
         // A job without any table does not begin.
         let followed = |n: &&TableName| n.database == "shop";
         let last = |n: &TableName| followed(&n) && names.iter().filter(followed).count() == 1;
@@ -509,7 +513,7 @@ impl World {
                 rename(state, &name, &to);
                 return Some(one(name, TableChange::RenameTable { to }));
             }
-            (3, Some(name), Some(unused)) if names.len() > 1 => {
+            (3 | 11, Some(name), Some(unused)) if names.len() > 1 => {
                 // RENAME TABLE a TO t, b TO a, t TO b
                 let other = names.iter().find(|n| **n != name)?.clone();
                 let steps = [(&name, &unused), (&other, &name), (&unused, &other)];
@@ -535,7 +539,7 @@ impl World {
                 (name, TableChange::ChangeKey { key })
             }
             (_, Some(name), _) => {
-                let change = self.column_change(&state[&name], kind > 10)?;
+                let change = self.column_change(&state[&name], kind > 11)?;
                 (name, change)
             }
             _ => return None,
