@@ -9,7 +9,7 @@ use freshet_tests::freshet::{Output, Sync, binary, connect, free_port, freshet, 
 use freshet_tests::source::Source;
 use mysql_async::prelude::Queryable;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "demo",
     "sync",
     "serve",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 13] = [
     "verify",
     "pause",
     "resume",
+    "resync",
     "drop",
     "sql",
     "completions",
@@ -194,6 +195,58 @@ pub(crate) async fn jobs(source: Source) {
     }
     assert_eq!(sync.command(&["drop", "job"]).code, 0);
     assert_eq!(count(&mut ours, &db, "t").await, 3, "dropping a job keeps its tables");
+}
+
+/// A target that exists is refused with what to do, and replaced when that is asked for; the copy goes over as many
+/// connections as are named.
+pub(crate) async fn replace(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("replaced").await;
+    prepare_mark(&source, &db).await;
+    let rows: Vec<String> = (0..2000).map(|id| format!("({id}, 'row {id}')")).collect();
+    source
+        .run(&format!(
+            "USE {db};\nCREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20));\nINSERT INTO t VALUES {}",
+            rows.join(", ")
+        ))
+        .await;
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let data_text = data.display().to_string();
+    let made = freshet(&["demo", "--rows", "10", "--seconds", "1", "--listen", "127.0.0.1:0", "--data", &data_text]);
+    assert_eq!(made.code, 0, "{made:?}");
+    let own = format!(
+        "CREATE DATABASE {db}; CREATE TABLE {db}.t (id INT, w TEXT) DUPLICATE KEY (id); INSERT INTO {db}.t VALUES (7, 'own')"
+    );
+    let made = freshet(&["sql", &own, "--data", &data_text]);
+    assert_eq!(made.code, 0, "{made:?}");
+
+    // Refused: the table waits, what it held is untouched, the others go on.
+    let mut sync = Sync::new(&source.url, &format!("{db}.*"), &["--connections", "3"]).in_directory(data.clone());
+    sync.spawn();
+    sync.caught_up(&source, &db).await;
+    let mut ours = sync.connect().await;
+    let status = sync.command(&["status", "job", "--json"]).json();
+    let tables = status["result"]["jobs"][0]["tables"].as_array().unwrap();
+    let of = |name: &str| tables.iter().find(|t| t["name"]["table"] == name).unwrap_or_else(|| panic!("{status}"));
+    assert_eq!((&of("t")["state"], &of("zz_mark")["state"]), (&"suspended".into(), &"live".into()), "{status}");
+    let error = &of("t")["error"];
+    assert_eq!(error["kind"], "already_exists", "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("--replace"), "{error}");
+    let kept: Vec<(i32, String)> = ours.query(format!("SELECT id, w FROM {db}.t")).await.unwrap();
+    assert_eq!(kept, [(7, "own".to_string())]);
+
+    // The same command with --replace, which the stored job takes over.
+    assert_eq!(sync.terminate(), Some(0));
+    let mut sync = Sync::new(&source.url, &format!("{db}.*"), &["--replace"]).in_directory(data);
+    sync.spawn();
+    sync.connect().await;
+    let resumed = sync.command(&["resync", "job", &format!("{db}.t")]);
+    assert_eq!(resumed.code, 0, "{resumed:?}");
+    sync.caught_up(&source, &db).await;
+    sync.all_live(freshet_tests::freshet::PATIENCE).await;
+    assert!(sync.log().contains("job job from now on replaces targets that exist"), "{}", sync.log());
+    assert_equal(&mut source.connect().await, &mut sync.connect().await, &db).await;
 }
 
 /// A job that writes changes to files, for looking at them.

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! An action is `kill` (the process ends at once, as by `kill -9`), `eio` (an input/output error), `enospc` (disk full),
-//! `short` (half of the bytes are written, then the disk is full) or `torn` (half of them are written, then the process
-//! ends); the last two act like `enospc` and `kill` where nothing is written. `@3` means the third time only, `@3+` from
-//! the third on; without it every time. `docs/reliability.md` lists the places.
+//! `short` (half of the bytes are written, then the disk is full), `torn` (half of them are written, then the process
+//! ends) or `hang` (the step never ends); `short` and `torn` act like `enospc` and `kill` where nothing is written. `@3`
+//! means the third time only, `@3+` from the third on; without it every time. `docs/reliability.md` lists the places.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -88,6 +88,7 @@ enum Action {
     Enospc,
     Short,
     Torn,
+    Hang,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,9 +177,10 @@ fn parse_one(part: &str, under: Option<&Path>) -> Result<Failpoint> {
         "enospc" => Action::Enospc,
         "short" => Action::Short,
         "torn" => Action::Torn,
+        "hang" => Action::Hang,
         other => {
             let e = wrong(format!("a failpoint cannot {other}"));
-            return Err(e.hint("the actions are kill, eio, enospc, short, torn"));
+            return Err(e.hint("the actions are kill, eio, enospc, short, torn, hang"));
         }
     };
     let at = match at.map(str::trim) {
@@ -218,6 +220,9 @@ fn reach(place: &'static str, path: &Path) -> Option<Action> {
 fn fail(action: Action, place: &str) -> io::Error {
     let code = match action {
         Action::Kill | Action::Torn => std::process::abort(),
+        Action::Hang => loop {
+            std::thread::park();
+        },
         Action::Eio => libc::EIO,
         Action::Enospc | Action::Short => libc::ENOSPC,
     };

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::schema::TableName;
+use crate::secret::redact_url;
 
 /// A selection of tables by name. Wildcards are `*` (any characters) and `?` (one).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -37,7 +38,7 @@ impl TablePattern {
                 None => (&mut pattern.include, entry),
             };
             let bad = |why: &str| {
-                Error::config(format!("table pattern '{entry}' {why}"))
+                Error::config(format!("table pattern '{}' {why}", redact_url(entry)))
                     .hint("write database.table, with * and ? as wildcards: --tables 'shop.*,!shop.audit'")
             };
             let parts = split_unescaped(name, '.');

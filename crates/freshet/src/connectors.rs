@@ -117,8 +117,9 @@ pub(crate) fn expand(url: &str) -> Result<String> {
 /// # Errors
 /// `Io`.
 pub(crate) fn read_secret(path: &Path) -> Result<String> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| freshet_core::error::io_error(path, "read the password", e))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| freshet_core::error::io_error(path, "read the password", e))
+        .map_err(|e| e.hint("name a file that exists and holds nothing but the password"))?;
     Ok(text.trim_end_matches(['\n', '\r']).to_string())
 }
 

@@ -55,15 +55,16 @@ impl Running {
     }
 
     fn start_in(dir: TempDir, args: &[&str]) -> Running {
+        Running::start_with(dir, args, |_| {})
+    }
+
+    fn start_with(dir: TempDir, args: &[&str], more: impl FnOnce(&mut Command)) -> Running {
         let log = std::fs::File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
-        let child = freshet(args)
-            .args(["--listen", "127.0.0.1:0"])
-            .env("FRESHET_DATA", dir.path().join("data"))
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Running { child, dir }
+        let mut command = freshet(args);
+        command.args(["--listen", "127.0.0.1:0"]).env("FRESHET_DATA", dir.path().join("data"));
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        more(&mut command);
+        Running { child: command.spawn().unwrap(), dir }
     }
 
     fn data(&self) -> PathBuf {
@@ -141,6 +142,20 @@ fn wrong_requests() {
         ("missing_variable", &["check", "mysql://root:${FRESHET_NO_SUCH}@127.0.0.1:1/shop"]),
         ("json", &["check", "mysqll://root:sesame@db/shop", "--json"]),
         ("json_usage", &["synk", "--json"]),
+        ("json_usage_of_a_command", &["status", "--wach", "--json"]),
+        // A URL that is mistyped, or stands where something else should, takes its password nowhere.
+        ("no_scheme", &["check", "root:sesame@db/shop"]),
+        ("no_slashes", &["check", "mysql:root:sesame@db/shop"]),
+        ("no_host", &["check", "mysql://root:sesame/shop"]),
+        ("password_as_parameter", &["check", "mysql://root@db/shop?password=sesame"]),
+        ("no_command", &["mysql://root:sesame@db/shop"]),
+        ("no_command_json", &["mysql://root:sesame@db/shop", "--json"]),
+        ("url_as_sink", &["plan", "generator://shop", "mysql://root:sesame@db/shop"]),
+        ("url_as_name", &["sync", "generator://shop", "--data", &nowhere, "--name", "mysql://root:sesame@db/shop"]),
+        ("url_as_pattern", &["tables", "generator://shop", "--tables", "mysql://root:sesame@db.example/shop"]),
+        ("url_as_statement", &["sql", "mysql://root:sesame@db/shop"]),
+        ("url_as_address", &["serve", "--listen", "mysql://root:sesame@db/shop"]),
+        ("url_as_folder", &["status", "--data", "mysql://root:sesame@db/shop"]),
     ];
     for (name, args) in cases {
         let text = run(args);
@@ -190,6 +205,10 @@ fn a_job_from_beginning_to_end() {
     let data = sync.data().display().to_string();
     assert_snapshot!("second_process", shown(&second).replace(&data, "DATA"));
     assert_snapshot!("unknown_job", shown(&run_in(&sync.data(), &["pause", "shpo"])));
+    for command in ["status", "verify", "pause", "resume", "resync", "drop"] {
+        let text = shown(&run_in(&sync.data(), &[command, "mysql://root:sesame@db/shop"]));
+        assert!(text.contains("there is no job named mysql://root:***@db/shop") && !text.contains("sesame"), "{text}");
+    }
     let verified = run_in(&sync.data(), &["verify", "shop"]);
     assert_snapshot!("verify", shown(&verified));
 
@@ -222,6 +241,163 @@ fn a_job_from_beginning_to_end() {
     assert_snapshot!("no_jobs", shown(&run_in(&dir.path().join("data"), &["status"])));
 }
 
+/// Whether it is the one envelope, of this command: one line, the same names always; of a failure its kind, what is wrong
+/// and what to do.
+fn assert_envelope(output: &Output, command: Option<&str>, code: i32) -> Value {
+    let envelope = json(output);
+    let names = |value: &Value| value.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    assert_eq!(names(&envelope), ["command", "error", "ok", "result"], "{}", shown(output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1, "{}", shown(output));
+    assert!(output.stderr.is_empty(), "{}", shown(output));
+    assert_eq!(output.status.code(), Some(code), "{}", shown(output));
+    assert_eq!(envelope["command"].as_str(), command, "{envelope}");
+    assert_eq!(envelope["ok"], code == 0, "{envelope}");
+    if code == 0 {
+        assert!(envelope["error"].is_null() && !envelope["result"].is_null(), "{envelope}");
+        return envelope;
+    }
+    let error = &envelope["error"];
+    assert_eq!(names(error), ["cause", "context", "hint", "kind", "message"], "{envelope}");
+    for name in ["kind", "message", "hint"] {
+        assert!(error[name].as_str().is_some_and(|text| !text.is_empty()), "no {name}: {envelope}");
+    }
+    envelope
+}
+
+const COMMANDS: [&str; 14] = [
+    "demo",
+    "sync",
+    "serve",
+    "check",
+    "plan",
+    "tables",
+    "status",
+    "verify",
+    "pause",
+    "resume",
+    "resync",
+    "drop",
+    "sql",
+    "completions",
+];
+
+#[test]
+fn one_envelope_for_every_failure() {
+    let data = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| run_in(data.path(), &[args, &["--json"]].concat());
+    for command in COMMANDS {
+        let wrong = assert_envelope(&run(&[command, "--no-such-option"]), Some(command), 2);
+        assert_eq!(wrong["error"]["kind"], "config");
+    }
+    assert_envelope(&run(&[]), None, 2);
+    let no_file = "/no/such/file";
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["demo", "--root-password-file", no_file, "--listen", "127.0.0.1:0"], 3, "io"),
+        (&["sync", "generator://shop", "--root-password-file", no_file], 3, "io"),
+        (&["serve", "--root-password-file", no_file], 3, "io"),
+        (&["sync", "mysqll://db/shop"], 2, "config"),
+        (&["check", "mysql://root:sesame@127.0.0.1:1/shop"], 3, "source_state"),
+        (&["plan", "generator://shop", "--tables", "shop.odrers"], 2, "not_found"),
+        (&["tables", "shop"], 2, "config"),
+        (&["status", "nothing"], 2, "not_found"),
+        (&["verify", "nothing"], 2, "not_found"),
+        (&["pause", "nothing"], 2, "not_found"),
+        (&["resume", "nothing"], 2, "not_found"),
+        (&["resync", "nothing"], 2, "not_found"),
+        (&["drop", "nothing"], 2, "not_found"),
+        (&["sql", "SELEC"], 2, "config"),
+        (&["completions", "tcsh"], 2, "config"),
+    ];
+    for (args, code, kind) in cases {
+        let failed = assert_envelope(&run(args), Some(args[0]), *code);
+        assert_eq!(failed["error"]["kind"], *kind, "{failed}");
+    }
+    // What was found is said beside the failure.
+    let checked = json(&run(&["check", "mysql://root:sesame@127.0.0.1:1/shop"]));
+    assert_eq!(checked["result"]["findings"][0]["verdict"], "failed", "{checked}");
+}
+
+#[test]
+fn one_envelope_for_every_answer() {
+    let source = "generator://shop?rows=500&rate=500&transactions=100";
+    let mut sync = Running::start(&["sync", source, "--json"]);
+    let live = |job: &Value| {
+        let tables = job["tables"].as_array();
+        tables.is_some_and(|t| t.len() == 4 && t.iter().all(|t| t["state"] == "live" && t["resync"].is_null()))
+    };
+    sync.until(live);
+    let mut seen = vec!["sync", "serve"];
+    let mut good = |data: &Path, args: &[&'static str]| {
+        let answer = assert_envelope(&run_in(data, &[args, &["--json"]].concat()), Some(args[0]), 0);
+        seen.push(args[0]);
+        answer["result"].clone()
+    };
+    let data = sync.data();
+    assert_eq!(good(&data, &["status"])["jobs"][0]["name"], "shop");
+    assert_eq!(good(&data, &["verify", "shop"])["equal"], true);
+    assert_eq!(good(&data, &["sql", "SELECT 1; SELECT 2"])["results"][1]["rows"][0][0], "2");
+    assert_eq!(good(&data, &["pause", "shop"])["job"]["state"], "paused");
+    good(&data, &["resume", "shop"]);
+    sync.until(|job| job["state"] == "streaming");
+    good(&data, &["resync", "shop"]);
+    sync.until(live);
+    let ended = |running: Running, command: &str| {
+        let (code, log, dir) = running.terminate();
+        assert_eq!(code, Some(0), "{log}");
+        let envelope: Value = serde_json::from_str(&log).unwrap_or_else(|e| panic!("not only JSON ({e}): {log}"));
+        assert_eq!((&envelope["command"], &envelope["ok"]), (&command.into(), &true.into()), "{log}");
+        assert!(envelope["error"].is_null() && envelope["result"].is_object(), "{log}");
+        dir
+    };
+    let dir = ended(sync, "sync");
+    let mut serve = Running::start_in(dir, &["serve", "--json"]);
+    serve.until(|job| job["state"] == "streaming");
+    std::fs::write(serve.dir.path().join("log"), "").unwrap(); // what `sync` said
+    let dir = ended(serve, "serve");
+    let data = dir.path().join("data");
+    assert_eq!(good(&data, &["drop", "shop"])["job"]["name"], "shop");
+    good(&data, &["check", "generator://shop"]);
+    good(&data, &["plan", "generator://shop"]);
+    good(&data, &["tables", "generator://shop"]);
+    assert!(good(&data, &["completions", "bash"]).as_str().is_some_and(|script| script.contains("freshet")));
+    let other = tempfile::tempdir().unwrap();
+    good(other.path(), &["demo", "--seconds", "2", "--rows", "100", "--listen", "127.0.0.1:0"]);
+    let missing: Vec<_> = COMMANDS.iter().filter(|c| !seen.contains(c)).collect();
+    assert!(missing.is_empty(), "not tried: {missing:?}");
+}
+
+/// A stored job takes over what a later command says about how it is done.
+#[test]
+fn the_same_command_with_other_limits() {
+    let source = "generator://shop?rows=100&transactions=10";
+    let options = |data: &Path| {
+        let stored = freshet_core::store::Store::open(&data.join("jobs.redb")).unwrap().job("shop").unwrap().unwrap();
+        let o = stored.spec.options;
+        (o.copy_connections, o.spool_bytes, o.replace)
+    };
+    let run = |dir: TempDir, more: &[&str]| {
+        let mut sync = Running::start_in(dir, &[&["sync", source], more].concat());
+        sync.until(|job| job["state"] == "streaming");
+        let (code, log, dir) = sync.terminate();
+        assert_eq!(code, Some(0), "{log}");
+        (log, dir)
+    };
+    let (_, dir) = run(tempfile::tempdir().unwrap(), &["--connections", "3"]);
+    let data = dir.path().join("data");
+    assert_eq!(options(&data), (3, 4 << 30, false));
+    let (log, dir) = run(dir, &["--connections", "5", "--spool", "0", "--replace"]);
+    let said = "job shop from now on replaces targets that exist, copies over 5 connections, spools up to 0 B of the \
+                source's log";
+    assert!(log.contains(said), "{log}");
+    assert_eq!(options(&data), (5, 0, true));
+    // Without them it stays as it is.
+    let (log, _dir) = run(dir, &[]);
+    assert_eq!(log.matches("from now on").count(), 1, "{log}");
+    assert_eq!(options(&data), (5, 0, true));
+    let wrong = run_in(&data, &["sync", source, "--connections", "0", "--listen", "127.0.0.1:0"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", shown(&wrong));
+}
+
 /// Changes as lines of JSON.
 #[test]
 fn into_files() {
@@ -252,20 +428,29 @@ fn the_demo_ends_by_itself() {
 
 #[test]
 fn the_second_signal_ends_at_once() {
-    let mut sync = Running::start(&["sync", "generator://shop?rows=100000&rate=1000"]);
-    sync.until(|job| !job["state"].is_null());
-    sync.signal("TERM");
-    sync.signal("TERM");
-    let begun = Instant::now();
-    let code = loop {
-        if let Some(status) = sync.child.try_wait().unwrap() {
-            break status.code();
-        }
-        assert!(begun.elapsed() < PATIENCE, "{}", sync.log());
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    // The graceful end may have been faster than the second signal.
-    assert!([Some(0), Some(143)].contains(&code), "{code:?}");
+    for (name, expected) in [("TERM", 143), ("INT", 130)] {
+        // A step of the flush never ends, so the graceful end does not either.
+        let hang = |command: &mut Command| {
+            command.env("FRESHET_FAILPOINTS", "flush.write=hang@3");
+        };
+        let args = ["sync", "generator://shop?rows=1000&rate=1000"];
+        let mut sync = Running::start_with(tempfile::tempdir().unwrap(), &args, hang);
+        sync.until(|job| job["flushes"].as_u64() >= Some(2));
+        std::thread::sleep(Duration::from_secs(1));
+        sync.signal(name);
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(sync.child.try_wait().unwrap().is_none(), "the first signal waits for what is under way");
+        sync.signal(name);
+        let begun = Instant::now();
+        let code = loop {
+            if let Some(status) = sync.child.try_wait().unwrap() {
+                break status.code();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "the second signal does nothing: {}", sync.log());
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(code, Some(expected));
+    }
 }
 
 /// What a terminal of this many columns shows after these bytes: lines, cursor movements, erasing, cutting and wrapping.
@@ -320,27 +505,60 @@ fn screen(bytes: &str, columns: usize) -> Vec<String> {
     lines.into_iter().map(|l| l.into_iter().collect::<String>().trim_end().to_string()).collect()
 }
 
+/// What the command prints on a terminal of this many columns.
+fn on_a_terminal(columns: usize, command: &str, no_color: &str) -> Output {
+    let command = format!("stty cols {columns} rows 40; exec '{}' {command}", env!("CARGO_BIN_EXE_freshet"));
+    Command::new("script")
+        .args(["--quiet", "--return", "--flush", "--command", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .env("NO_COLOR", no_color)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Whether any sequence chooses a colour or a face: `ESC [ … m`.
+fn has_colors(raw: &str) -> bool {
+    let mut sequences = raw.split("\x1b[").skip(1);
+    sequences.any(|s| s.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m'))
+}
+
+/// Help and errors have colours on a terminal, unless they are not wanted.
+#[test]
+fn colors_of_messages() {
+    for command in ["--help", "synk", "status --wach", "check mysqll://db/shop"] {
+        for (option, no_color, colored) in [("", "", true), ("--no-color", "", false), ("", "1", false)] {
+            let output = on_a_terminal(100, &format!("{command} {option}"), no_color);
+            let raw = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(raw.len() > 20, "{}", shown(&output));
+            assert_eq!(has_colors(&raw), colored, "{command} {option} NO_COLOR={no_color}: {raw}");
+        }
+    }
+}
+
 /// On a terminal progress is redrawn in place and gone at the end; lines that are too long do not break it.
 #[test]
 fn progress_on_a_terminal() {
-    for columns in [132, 48] {
+    let cases = [(132, 300_000, "", ""), (48, 60_000, "", ""), (132, 60_000, "--no-color", ""), (132, 60_000, "", "1")];
+    for (columns, rows, option, no_color) in cases {
         let data = tempfile::tempdir().unwrap();
-        let demo = format!(
-            "stty cols {columns} rows 40; exec '{}' demo --seconds 5 --rows 60000 --listen 127.0.0.1:0 --data '{}'",
-            env!("CARGO_BIN_EXE_freshet"),
-            data.path().display()
-        );
-        let output = Command::new("script")
-            .args(["--quiet", "--return", "--flush", "--command", &demo, "/dev/null"])
-            .env("TERM", "xterm")
-            .env_remove("NO_COLOR")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let demo =
+            format!("demo --seconds 5 --rows {rows} --listen 127.0.0.1:0 {option} --data '{}'", data.path().display());
+        let output = on_a_terminal(columns, &demo, no_color);
         assert!(output.status.success(), "{}", shown(&output));
         let raw = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(raw.matches("A\x1b[J").count() >= 5, "nothing is redrawn: {raw}");
-        assert!(raw.contains("tables live") && raw.contains("\x1b[1m"), "no progress, or no colours: {raw}");
+        assert!(raw.contains("tables live"), "no progress: {raw}");
+        // What is drawn while tables are copied: percent, rate and time left.
+        let copying: Vec<&str> = raw.lines().filter(|l| l.contains("demo: copying")).collect();
+        for what in ["%", "rows/s", "ETA "] {
+            // Fewer rows may be copied before there is a rate.
+            let seen = copying.iter().any(|l| l.contains(what));
+            assert!(seen || rows < 300_000, "no {what} while tables are copied: {raw}");
+        }
+        let colored = option.is_empty() && no_color.is_empty();
+        assert_eq!(raw.contains("\x1b[1m"), colored, "{option} {no_color}: {raw}");
+        assert_eq!(has_colors(&raw), colored, "{option} {no_color}: {raw}");
         let shows = screen(&raw, columns);
         let lines = |what: &str| shows.iter().filter(|l| l.contains(what)).count();
         assert_eq!(lines("rows/s") + lines("tables live"), 0, "progress is left over: {shows:#?}");

@@ -165,6 +165,20 @@ impl Engine {
         self.store.job(name)
     }
 
+    /// Stores other options of a job, which hold from its next start on.
+    ///
+    /// # Errors
+    /// `NotFound`, or what is wrong with them.
+    pub async fn set_options(&self, name: &str, options: JobOptions) -> Result<()> {
+        let _turn = self.turn().await?;
+        let mut record = self.record(name)?;
+        record.spec.options = options;
+        record.spec.validate()?;
+        let mut change = Change::new();
+        change.job(&record);
+        self.store.commit(change).await
+    }
+
     /// Starts every job that is meant to run.
     ///
     /// # Errors
@@ -580,7 +594,7 @@ impl Engine {
             [] => "there are no jobs yet: `freshet sync SOURCE` makes one".to_string(),
             some => format!("jobs are: {}", some.join(", ")),
         };
-        Error::not_found(format!("there is no job named {name}")).hint(hint)
+        Error::not_found(format!("there is no job named {}", crate::secret::redact_url(name))).hint(hint)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
@@ -590,6 +604,8 @@ impl Engine {
 
 /// Asks the source from time to time how far it is ahead.
 async fn watch_lag(source: Arc<dyn Source>, progress: Arc<Progress>) {
+    // Where the job stood when it was first seen there.
+    let mut seen: Option<(String, tokio::time::Instant)> = None;
     loop {
         tokio::time::sleep(LAG_EVERY).await;
         let status = progress.snapshot();
@@ -597,11 +613,19 @@ async fn watch_lag(source: Arc<dyn Source>, progress: Arc<Progress>) {
         let here = Position::parse(&position);
         let Ok(Ok(end)) = tokio::time::timeout(LAG_EVERY * 5, source.end(Some(&here))).await else { continue };
         let level = matches!(source.compare(&here, &end.position), Some(o) if o.is_ge());
+        let since = match &seen {
+            Some((there, since)) if *there == position && !level => *since,
+            _ => tokio::time::Instant::now(),
+        };
+        seen = Some((position, since));
+        let stands_ms = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
         progress.job(|s| {
             s.lag_bytes = if level { Some(0) } else { end.bytes_behind };
-            if level {
-                s.lag_ms = Some(0);
-            }
+            s.lag_ms = match level {
+                true => Some(0),
+                // Each commit says how late it is; where none comes, the lag grows with the time.
+                false => Some(s.lag_ms.unwrap_or(0).max(stands_ms)),
+            };
         });
     }
 }

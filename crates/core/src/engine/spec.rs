@@ -72,7 +72,7 @@ impl JobSpec {
     pub fn validate(&self) -> Result<()> {
         let legal = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(legal) {
-            return Err(Error::config(format!("'{}' is not a name for a job", self.name))
+            return Err(Error::config(format!("'{}' is not a name for a job", redact_url(&self.name)))
                 .hint("use 1 to 64 letters, digits, '-', '_' and '.'"));
         }
         let o = &self.options;

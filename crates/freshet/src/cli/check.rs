@@ -1,7 +1,7 @@
 //! `check`: whether the tables can be followed, with the statement that mends each finding.
 
 use freshet_core::secret::redact_url;
-use freshet_core::{Check, Finding, Result, Verdict};
+use freshet_core::{Check, Error, Finding, Result, Verdict};
 use serde_json::json;
 
 use super::args::{From, Select};
@@ -36,7 +36,9 @@ pub(super) async fn run(from: &From, printer: &Printer) -> Result<Reply> {
 }
 
 fn reply(all: &[Finding], failed: usize, text: String) -> Reply {
-    let failed = (failed > 0).then(|| (3, format!("{text}; mend what is marked ✗, then check again")));
+    let failed = (failed > 0).then(|| {
+        Error::source_state(text).hint("mend what failed, where there is a → with that statement, then check again")
+    });
     Reply { result: json!({ "findings": all }), failed }
 }
 

@@ -28,7 +28,7 @@ pub(super) async fn status(args: &Status, asked: &Asked<'_>, printer: &Printer) 
     loop {
         let jobs = asked.jobs("status", about).await?;
         if printer.json {
-            let line = envelope("status", &Ok(Reply::of(json!({ "jobs": jobs }))));
+            let line = envelope(Some("status"), &Ok(Reply::of(json!({ "jobs": jobs }))));
             let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
         } else {
             // Clears the terminal's screen, where there is one.

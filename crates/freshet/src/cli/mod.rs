@@ -9,6 +9,7 @@ mod plan;
 mod sql;
 mod sync;
 mod tables;
+mod usage;
 pub(crate) mod verify;
 mod view;
 
@@ -16,7 +17,6 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser};
 use freshet_core::{Error, Result};
-use serde_json::json;
 
 use crate::node::{About, Asked};
 use crate::render::{Printer, Reply};
@@ -29,7 +29,7 @@ const DATA: &str = "./freshet-data";
 pub(crate) fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => return usage(&e),
+        Err(e) => return usage::answer(&e),
     };
     let common = cli.common;
     let printer = Printer::new(cli.command.name(), common.json, common.quiet, common.no_color);
@@ -44,7 +44,7 @@ pub(crate) fn main() -> u8 {
         }
         Err(e) => Err(Error::io("cannot start threads").because(e)),
     };
-    u8::try_from(printer.finish(&outcome)).unwrap_or(1)
+    u8::try_from(printer.finish(outcome)).unwrap_or(1)
 }
 
 async fn run(command: Command, common: &Common, printer: &Printer) -> Result<Reply> {
@@ -75,20 +75,6 @@ async fn run(command: Command, common: &Common, printer: &Printer) -> Result<Rep
             Ok(Reply::of(String::from_utf8_lossy(&script)))
         }
     }
-}
-
-/// Help and version are answers; everything else is a wrong request, in the envelope if one was wished for.
-fn usage(error: &clap::Error) -> u8 {
-    let code = u8::try_from(error.exit_code()).unwrap_or(2);
-    if code != 0 && std::env::args().any(|a| a == "--json") {
-        let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
-        let envelope = json!({"command": null, "ok": false, "result": null, "error": Error::config(message)});
-        let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{envelope}\n").as_bytes());
-        return code;
-    }
-    let _ = error.print();
-    code
 }
 
 /// Logs go to the standard error: warnings, with `-v` what happens, with `-vv` everything.

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Read};
 
+use freshet_core::secret::redact_url;
 use freshet_core::{Error, Result};
 use serde_json::json;
 
@@ -15,6 +16,7 @@ pub(super) async fn run(args: &Sql, asked: &Asked<'_>, printer: &Printer) -> Res
         Some(query) => query.clone(),
         None => read_input()?,
     };
+    not_a_url(&query)?;
     let results = asked.sql(&query, args.database.as_deref()).await?;
     let table = std::io::stdout().is_terminal();
     for set in &results {
@@ -24,6 +26,17 @@ pub(super) async fn run(args: &Sql, asked: &Asked<'_>, printer: &Printer) -> Res
         }
     }
     Ok(Reply::of(json!({ "results": results })))
+}
+
+/// The message about a statement quotes it, and a URL holds a password.
+fn not_a_url(query: &str) -> Result<()> {
+    let (word, shown) = (query.trim(), redact_url(query.trim()));
+    let is_url = word.contains("://") || shown != word;
+    if is_url && !word.contains(char::is_whitespace) {
+        return Err(Error::config(format!("'{shown}' is a URL and no statement"))
+            .hint("`freshet sql 'SHOW JOBS'` asks the warehouse; --data names the folder that it is in"));
+    }
+    Ok(())
 }
 
 fn read_input() -> Result<String> {

@@ -15,7 +15,7 @@ use super::tables::discover;
 use super::view::View;
 use crate::connectors::{EMBEDDED, Sources, database_of, pattern};
 use crate::node::Node;
-use crate::render::{Printer, Reply, status};
+use crate::render::{Printer, Reply, bytes, status};
 use crate::signals::Signals;
 
 pub(super) async fn run(args: Sync, data: &Path, printer: &Printer) -> Result<Reply> {
@@ -65,7 +65,10 @@ fn spec(args: &Sync) -> Result<JobSpec> {
 async fn begin(node: &mut Node, spec: &JobSpec, data: &Path, args: &Sync, printer: &Printer) -> Result<Option<Reply>> {
     let stored = node.engine.stored(&spec.name)?;
     match &stored {
-        Some(record) => must_be_same(record, spec, args.changes.schema_changes)?,
+        Some(record) => {
+            must_be_same(record, spec, args.changes.schema_changes)?;
+            set_limits(node, record, args, printer).await?;
+        }
         None => {
             let source = Sources::default().open(&spec.source)?;
             discover(source.as_ref(), &spec.tables, &spec.source).await?;
@@ -109,6 +112,33 @@ fn must_be_same(record: &JobRecord, wanted: &JobSpec, policy: Option<SchemaPolic
     };
     Err(Error::already_exists(format!("there is a job named {} that does something else: {differs}", stored.name))
         .hint(format!("{elsewhere}give this one another --name, or forget that one: freshet drop {}", stored.name)))
+}
+
+/// What the command says about how a job is done, and not about what, holds for the stored one too.
+async fn set_limits(node: &Node, record: &JobRecord, args: &Sync, printer: &Printer) -> Result<()> {
+    let stored = &record.spec.options;
+    let wanted = JobOptions {
+        replace: stored.replace || args.replace,
+        copy_connections: args.connections.unwrap_or(stored.copy_connections),
+        spool_bytes: args.spool.unwrap_or(stored.spool_bytes),
+        ..stored.clone()
+    };
+    if wanted == *stored {
+        return Ok(());
+    }
+    let mut news = Vec::new();
+    if wanted.replace != stored.replace {
+        news.push("replaces targets that exist".to_string());
+    }
+    if wanted.copy_connections != stored.copy_connections {
+        news.push(format!("copies over {} connections", wanted.copy_connections));
+    }
+    if wanted.spool_bytes != stored.spool_bytes {
+        news.push(format!("spools up to {} of the source's log", bytes(wanted.spool_bytes)));
+    }
+    node.engine.set_options(&record.spec.name, wanted).await?;
+    printer.note(&format!("job {} from now on {}", printer.style.bold(&record.spec.name), news.join(", ")));
+    Ok(())
 }
 
 /// How to get at the warehouse.

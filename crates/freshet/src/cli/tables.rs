@@ -55,7 +55,8 @@ pub(super) async fn discover(source: &dyn Source, wanted: &TablePattern, url: &s
     if !found.is_empty() {
         return Ok(found);
     }
-    let error = Error::not_found(format!("no table matches {wanted}")).with("source", redact_url(url));
+    let shown = redact_url(&wanted.to_string());
+    let error = Error::not_found(format!("no table matches {shown}")).with("source", redact_url(url));
     // The suggestion is a courtesy: failing to make it is no error.
     let all = source.tables(&TablePattern::parse("*.*", None)?).await.unwrap_or_default();
     let names: Vec<String> = all.iter().map(|t| t.name.to_string()).collect();

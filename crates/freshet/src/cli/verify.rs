@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use freshet_core::engine::{Engine, TableReport, VerifyOptions, VerifyReport};
+use freshet_core::secret::redact_url;
 use freshet_core::{Error, ErrorKind, Result, TablePattern};
 use serde_json::{Value, json};
 
@@ -44,10 +45,14 @@ pub(super) async fn run(args: &Verify, asked: &Asked<'_>, printer: &Printer) -> 
 pub(super) fn reply(report: &VerifyReport) -> Reply {
     let differing = report.tables.iter().filter(|t| !t.equal).count();
     let why = match report.tables.len() {
-        0 => "no table was compared".to_string(),
-        n => format!("{differing} of {n} tables are not equal to the source"),
+        0 => {
+            Error::data("no table was compared").hint("`freshet status` shows the job's tables and what they wait for")
+        }
+        n => Error::data(format!("{differing} of {n} tables are not equal to the source")).hint(
+            "`freshet verify JOB --repair` writes the keys that differ, `freshet resync JOB TABLES` copies again",
+        ),
     };
-    Reply { failed: (!report.equal).then_some((1, why)), ..Reply::of(report) }
+    Reply { failed: (!report.equal).then_some(why), ..Reply::of(report) }
 }
 
 /// What is to be verified.
@@ -69,7 +74,8 @@ pub(crate) fn pattern(engine: &Engine, job: &str, tables: &str) -> Result<TableP
     let Some(record) = engine.stored(job)? else { return Err(unknown_job(job, &engine.status()?)) };
     let pattern = TablePattern::parse(tables, database_of(&record.spec.source).as_deref())?;
     if !engine.job(job)?.tables.iter().any(|t| pattern.matches(&t.name)) {
-        return Err(Error::not_found(format!("the job has no table that matches {pattern}"))
+        let shown = redact_url(&pattern.to_string());
+        return Err(Error::not_found(format!("the job has no table that matches {shown}"))
             .with("job", job)
             .hint(format!("`freshet status {job}` lists its tables")));
     }
@@ -98,4 +104,30 @@ pub(crate) async fn in_process(
     };
     let options = VerifyOptions { tables, sample: wanted.sample, repair: wanted.repair };
     engine.verify(job, options, &tell).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use freshet_core::TableName;
+
+    #[test]
+    fn not_equal_is_a_failure_with_what_to_do() {
+        let table = |equal: bool| -> TableReport {
+            let name = TableName::new("shop", "t");
+            let report = json!({"name": name, "equal": equal, "rows": 3, "ranges": 1, "differing": 1, "keys": []});
+            serde_json::from_value(report).expect("a report")
+        };
+        let reports = [
+            (vec![], Some("no table was compared")),
+            (vec![table(true), table(false)], Some("1 of 2 tables are not equal to the source")),
+            (vec![table(true)], None),
+        ];
+        for (tables, said) in reports {
+            let report = VerifyReport { equal: said.is_none(), tables };
+            let failed = reply(&report).failed;
+            assert_eq!(failed.as_ref().map(|e| e.message.as_str()), said);
+            assert!(failed.is_none_or(|e| e.kind.exit_code() == 1 && e.hint.is_some()));
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use freshet_core::engine::{Connectors, Engine, JobStatus};
+use freshet_core::secret::redact_url;
 use freshet_core::{Error, ErrorKind, Result, TableName};
 use freshet_server::control::Handler;
 use freshet_warehouse::sql::{Outcome, Session, Sql};
@@ -115,7 +116,8 @@ pub(crate) fn unknown_job(name: &str, jobs: &[JobStatus]) -> Error {
         [] => "there are no jobs yet; `freshet sync SOURCE` makes one".to_string(),
         some => format!("jobs are: {}", some.join(", ")),
     });
-    Error::not_found(format!("there is no job named {name}")).hint(hint)
+    // A URL may stand where a job's name should.
+    Error::not_found(format!("there is no job named {}", redact_url(name))).hint(hint)
 }
 
 /// Runs statements; one result for each.

@@ -47,7 +47,7 @@ impl Node {
     /// # Errors
     /// `Io` when another process has it, `Corrupt`, or whatever the disk says.
     pub(crate) async fn open(data: &Path, limits: &Limits) -> Result<Node> {
-        std::fs::create_dir_all(data).map_err(|e| io_error(data, "create the data directory", e))?;
+        create_private(data).map_err(|e| io_error(data, "create the data directory", e))?;
         // The store comes first: it is what a second process finds locked.
         let store = open_store(data).await.map_err(|e| in_use(e, data))?;
         let mut options = freshet_warehouse::Options::default();
@@ -113,6 +113,23 @@ impl Node {
     }
 }
 
+/// Makes the data directory, for its owner alone: it holds the sources' passwords and rows. What is there already keeps
+/// its mode.
+fn create_private(data: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if data.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = data.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(data) {
+        // Another process was faster.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && data.is_dir() => Ok(()),
+        done => done,
+    }
+}
+
 /// Opens the store. A command such as `status` may hold it for a moment when no process serves the directory.
 async fn open_store(data: &Path) -> Result<Store> {
     let file = data.join("jobs.redb");
@@ -137,4 +154,25 @@ fn in_use(error: Error, data: &Path) -> Error {
     Error::io("another process is using this data directory")
         .with("data", data.display())
         .hint("`freshet status` with the same --data asks it; end it, or choose another folder with --data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_data_directory_is_its_owners() {
+        let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        let base = tempfile::tempdir().expect("a directory");
+        let data = base.path().join("a/b/data");
+        create_private(&data).expect("made");
+        assert_eq!(mode(&data), 0o700);
+        // An existing one is left as it is.
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).expect("changed");
+        create_private(&data).expect("there");
+        assert_eq!(mode(&data), 0o755);
+        std::fs::write(base.path().join("file"), "").expect("written");
+        assert!(create_private(&base.path().join("file")).is_err());
+    }
 }

@@ -8,9 +8,11 @@ pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod verify;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 
-use freshet_core::Error;
+use freshet_core::secret::redact_arguments;
+use freshet_core::{Error, ErrorKind};
 use serde_json::{Value, json};
 
 /// Colours, or none.
@@ -56,13 +58,16 @@ impl Style {
     }
 }
 
+/// What to do about a defect.
+const DEFECT: &str = "this is a defect of Freshet: report it with what -vv logs; what was acknowledged is stored";
+
 /// What a command answers.
 #[derive(Debug, Default)]
 pub(crate) struct Reply {
     /// For `--json`.
     pub(crate) result: Value,
-    /// Why the command failed although it has a result: exit code and reason.
-    pub(crate) failed: Option<(i32, String)>,
+    /// Why the command failed although it has a result.
+    pub(crate) failed: Option<Error>,
 }
 
 impl Reply {
@@ -92,7 +97,7 @@ pub(crate) struct Printer {
 impl Printer {
     /// For this process.
     pub(crate) fn new(command: &'static str, json: bool, quiet: bool, no_color: bool) -> Printer {
-        let plain = no_color || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        let plain = is_plain(no_color);
         let (out, err) = (std::io::stdout().is_terminal(), std::io::stderr().is_terminal());
         Printer {
             command,
@@ -124,31 +129,51 @@ impl Printer {
     }
 
     /// The end of a command: prints the envelope or the error, and answers the exit code.
-    pub(crate) fn finish(&self, outcome: &Result<Reply, Error>) -> i32 {
+    pub(crate) fn finish(&self, outcome: Result<Reply, Error>) -> i32 {
+        let outcome = outcome.map_err(|e| without_passwords(e, || std::env::args_os().skip(1)));
+        let failed = match &outcome {
+            Ok(reply) => reply.failed.as_ref(),
+            Err(e) => Some(e),
+        };
         if self.json {
-            let text = format!("{}\n", envelope(self.command, outcome));
+            let text = format!("{}\n", envelope(Some(self.command), &outcome));
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
-        } else if let Err(e) = outcome {
+        } else if let Some(e) = failed {
             self.error_text(&error(e, self.style));
-        } else if let Ok(Reply { failed: Some((_, why)), .. }) = outcome {
-            self.error_text(&format!("{} {why}\n", self.style.red("error:")));
         }
-        match outcome {
-            Ok(reply) => reply.failed.as_ref().map_or(0, |(code, _)| *code),
-            Err(e) => e.kind.exit_code(),
-        }
+        failed.map_or(0, |e| e.kind.exit_code())
     }
 }
 
-/// The one envelope of `--json`.
-pub(crate) fn envelope(command: &str, outcome: &Result<Reply, Error>) -> Value {
-    match outcome {
-        Ok(Reply { result, failed: None }) => json!({"command": command, "ok": true, "result": result, "error": null}),
-        Ok(Reply { result, failed: Some((_, why)) }) => {
-            json!({"command": command, "ok": false, "result": result, "error": {"message": why}})
-        }
-        Err(e) => json!({"command": command, "ok": false, "result": null, "error": e}),
+/// Whether there are to be no colours even on a terminal.
+pub(crate) fn is_plain(no_color: bool) -> bool {
+    no_color || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+}
+
+/// The error without the passwords of the command's arguments: a URL may stand where something else should, which a
+/// message then quotes.
+fn without_passwords<A: Iterator<Item = OsString>>(e: Error, arguments: impl Fn() -> A) -> Error {
+    let hide = |text: String| redact_arguments(&text, arguments().map(|a| a.to_string_lossy().into_owned()));
+    Error {
+        kind: e.kind,
+        message: hide(e.message),
+        context: e.context.into_iter().map(|(name, value)| (name, hide(value))).collect(),
+        hint: e.hint.map(hide),
+        cause: e.cause.map(hide),
     }
+}
+
+/// The one envelope of `--json`; no command: what was typed names none.
+pub(crate) fn envelope(command: Option<&str>, outcome: &Result<Reply, Error>) -> Value {
+    let (result, failed) = match outcome {
+        Ok(reply) => (&reply.result, reply.failed.as_ref()),
+        Err(e) => (&Value::Null, Some(e)),
+    };
+    let error = failed.map(|e| {
+        let hint = e.hint.clone().or_else(|| (e.kind == ErrorKind::Internal).then(|| DEFECT.to_string()));
+        json!({"kind": e.kind, "message": e.message, "context": e.context, "cause": e.cause, "hint": hint})
+    });
+    json!({"command": command, "ok": error.is_none(), "result": result, "error": error})
 }
 
 /// What and why, where on lines of their own, then what to do.
@@ -228,13 +253,25 @@ mod tests {
             "error: cannot connect: connection refused\n  address: db:3306\n\nhint: is the server running?\n"
         );
         assert!(error(&e, Style { color: true }).starts_with("\x1b[31merror:\x1b[0m cannot"));
-        let failed = envelope("check", &Err(e));
+        let failed = envelope(Some("check"), &Err(e));
         assert_eq!(failed["error"]["kind"], "source_unavailable");
+        assert_eq!(failed["error"]["hint"], "is the server running?");
         assert_eq!(failed["ok"], false);
-        let ok = envelope("status", &Ok(Reply::of([1, 2])));
+        let ok = envelope(Some("status"), &Ok(Reply::of([1, 2])));
         assert_eq!(ok.to_string(), r#"{"command":"status","error":null,"ok":true,"result":[1,2]}"#);
-        let half = Reply { result: json!([]), failed: Some((3, "1 failed".into())) };
-        assert_eq!(envelope("check", &Ok(half))["error"]["message"], "1 failed");
+        let half = Reply { result: json!([]), failed: Some(Error::source_state("1 failed")) };
+        let half = envelope(Some("check"), &Ok(half));
+        assert_eq!((&half["error"]["message"], &half["error"]["kind"]), (&json!("1 failed"), &json!("source_state")));
+        assert!(half["error"].as_object().unwrap().contains_key("hint") && half["result"].is_array());
+    }
+
+    #[test]
+    fn no_error_quotes_a_password() {
+        let arguments = || ["status", "root:sesame@db"].map(OsString::from).into_iter();
+        let quote = |text: &str| format!("{text} root:sesame@db");
+        let e = Error::io(quote("a")).with("path", quote("b")).because(quote("c")).hint(quote("d"));
+        let shown = without_passwords(e, arguments).to_string();
+        assert_eq!(shown, "a root:***@db (path: b root:***@db): c root:***@db\nhint: d root:***@db");
     }
 
     #[test]
