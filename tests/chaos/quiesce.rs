@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use freshet_tests::compare::{compare_table, compare_types};
+use freshet_tests::compare::{compare_definition, compare_table};
 use freshet_tests::freshet::{connect, escape};
 use freshet_tests::quote;
 use freshet_tests::shape::tables;
@@ -164,7 +164,7 @@ impl Run {
         let mut rows = 0;
         let mut differences = Vec::new();
         for table in followed {
-            if let Err(why) = compare_types(&mut theirs, &mut ours, db, table).await {
+            if let Err(why) = compare_definition(&mut theirs, &mut ours, db, table).await {
                 differences.push(why);
             }
             match compare_table(&mut theirs, &mut ours, db, table).await {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use freshet_tests::compare::{assert_equal, count};
+use freshet_tests::compare::{assert_equal, compare_definition, count};
 use freshet_tests::freshet::{Sync, prepare_mark};
 use freshet_tests::quote;
 use freshet_tests::source::Source;
@@ -71,6 +71,41 @@ pub(crate) async fn columns_come_and_go(source: Source) {
     sync.spawn();
     sync.caught_up(&source, &db).await;
     assert_equal(&mut theirs, &mut sync.connect().await, &db).await;
+}
+
+/// The comparison of definitions sees what it should: each statement is done at the target alone.
+pub(crate) async fn definitions_are_compared(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("definitions").await;
+    prepare_mark(&source, &db).await;
+    source
+        .run(&format!(
+            "CREATE TABLE {db}.t (id INT PRIMARY KEY, s VARCHAR(20) DEFAULT 'it''s \\\\' COMMENT 'a; ''b''', \
+             n DECIMAL(10,2) NOT NULL DEFAULT 1.5, d DATETIME(3) DEFAULT CURRENT_TIMESTAMP(3), f DOUBLE DEFAULT -1e-3, \
+             b BIT(4) DEFAULT b'101', e ENUM('x','y') NOT NULL DEFAULT 'y', i INT DEFAULT NULL, \
+             day DATE DEFAULT '2024-02-29', at DATETIME DEFAULT '2024-02-29 01:02:03', \
+             raw VARBINARY(4) DEFAULT 'ab', sum INT DEFAULT (1 + 2)) COMMENT 'all; of it'"
+        ))
+        .await;
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    let (mut theirs, mut ours) = (source.connect().await, sync.connect().await);
+    compare_definition(&mut theirs, &mut ours, &db, "t").await.unwrap();
+    for (change, back, expected) in [
+        ("MODIFY COMMENT 'other'", "MODIFY COMMENT 'all; of it'", "the table's comment"),
+        ("MODIFY COLUMN s COMMENT 'x'", "MODIFY COLUMN s COMMENT 'a; ''b'''", "s: the comment"),
+        ("MODIFY COLUMN i INT DEFAULT '1'", "MODIFY COLUMN i INT", "i int"),
+        ("MODIFY COLUMN i INT NOT NULL", "MODIFY COLUMN i INT NULL", "i: the source says nullable"),
+        ("MODIFY COLUMN i BIGINT", "", "is bigint"),
+    ] {
+        ours.query_drop(format!("ALTER TABLE {db}.t {change}")).await.unwrap();
+        let said = compare_definition(&mut theirs, &mut ours, &db, "t").await.expect_err(change);
+        assert!(said.contains(expected), "{change}: {said}");
+        if !back.is_empty() {
+            ours.query_drop(format!("ALTER TABLE {db}.t {back}")).await.unwrap();
+            compare_definition(&mut theirs, &mut ours, &db, "t").await.unwrap();
+        }
+    }
 }
 
 /// CREATE, RENAME, TRUNCATE and DROP TABLE.

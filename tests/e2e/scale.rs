@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use freshet_tests::compare::{assert_equal, assert_table};
-use freshet_tests::freshet::{Sync, prepare_mark};
+use freshet_tests::freshet::{PATIENCE, Sync, prepare_mark};
 use freshet_tests::source::{Flavour, Source};
 use freshet_tests::writer::{BUSY_COLUMNS, Writer};
+use mysql_async::prelude::Queryable;
 
 /// 50 tables, half of them filled, all of them written to from before the copy on.
 pub(crate) async fn fifty_tables(source: Source) {
@@ -27,11 +28,24 @@ pub(crate) async fn fifty_tables(source: Source) {
         (0..3).map(|seed| Writer::start(&source, &db, &tables, seed, Duration::from_millis(5))).collect();
     let mut sync = Sync::start(&source, &db);
     sync.caught_up(&source, &db).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // All of them are live: their definitions change while they are written to.
+    for (i, table) in tables.iter().enumerate() {
+        let clause = match i % 5 {
+            0 => "ADD COLUMN more INT NOT NULL DEFAULT 5 AFTER id",
+            1 => "MODIFY name VARCHAR(90) DEFAULT 'none' COMMENT 'wider; with a default'",
+            2 => "RENAME COLUMN ratio TO rate, ADD COLUMN more VARCHAR(10) FIRST",
+            3 => "DROP COLUMN raw, COMMENT = 'without raw'",
+            _ => "MODIFY small INT, ALTER COLUMN amount SET DEFAULT 1.5",
+        };
+        let mut conn = source.connect().await;
+        conn.query_drop(format!("ALTER TABLE {db}.{table} {clause}")).await.unwrap_or_else(|e| panic!("{clause}: {e}"));
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
     for writer in writers {
         assert!(writer.stop().await > 20);
     }
     sync.caught_up(&source, &db).await;
+    sync.all_live(PATIENCE).await;
     assert_equal(&mut source.connect().await, &mut sync.connect().await, &db).await;
     let verified = sync.command(&["verify", "job", "--json"]);
     assert_eq!(verified.code, 0, "{verified:?}");

@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
 
 use crate::quote;
-use crate::shape::{Column, tables};
+use crate::shape::{Column, Table, tables};
 
 /// Panics unless all base tables of the source's database are in the target's, with equal columns and equal rows.
 pub async fn assert_equal(source: &mut Conn, target: &mut Conn, database: &str) {
@@ -27,8 +27,9 @@ pub async fn assert_equal(source: &mut Conn, target: &mut Conn, database: &str) 
     }
 }
 
-/// Panics unless this table is equal on both sides; returns its rows.
+/// Panics unless this table is equal on both sides, definition and rows; returns its rows.
 pub async fn assert_table(source: &mut Conn, target: &mut Conn, database: &str, table: &str) -> usize {
+    compare_definition(source, target, database, table).await.unwrap_or_else(|difference| panic!("{difference}"));
     compare_table(source, target, database, table).await.unwrap_or_else(|difference| panic!("{difference}"))
 }
 
@@ -37,7 +38,7 @@ pub async fn assert_table(source: &mut Conn, target: &mut Conn, database: &str, 
 /// # Errors
 /// How it differs: the columns, or the first few rows.
 pub async fn compare_table(source: &mut Conn, target: &mut Conn, database: &str, table: &str) -> Result<usize, String> {
-    let columns = columns(source, database, table).await;
+    let columns = definition(source, database, table).await.columns;
     let name = format!("{}.{}", quote(database), quote(table));
     compare_columns(target, &name, &columns).await?;
 
@@ -82,22 +83,31 @@ pub async fn assert_same_answer(source: &mut Conn, target: &mut Conn, sql: &str)
     assert_eq!(texts(theirs), texts(ours), "source, then target: {sql}");
 }
 
-/// Compares the types of a table's columns, and whether they may be NULL, with what the warehouse should have made of
-/// the source's.
+/// Compares the definition of a table with what the warehouse should have made of the source's: types, whether columns
+/// may be NULL, defaults, comments of columns and table.
 ///
 /// # Errors
-/// The columns that differ.
-pub async fn compare_types(source: &mut Conn, target: &mut Conn, database: &str, table: &str) -> Result<(), String> {
-    let columns = columns(source, database, table).await;
+/// What differs.
+pub async fn compare_definition(
+    source: &mut Conn,
+    target: &mut Conn,
+    database: &str,
+    table: &str,
+) -> Result<(), String> {
+    let Table { columns, comment, .. } = definition(source, database, table).await;
+    let mariadb: Option<bool> = source.query_first("SELECT VERSION() LIKE '%MariaDB%'").await.unwrap();
+    let mariadb = mariadb == Some(true);
     let (database, name) = (database.replace('\'', "''"), table.replace('\'', "''"));
+    let of_table = format!("table_schema = '{database}' AND table_name = '{name}'");
     let sql = format!(
-        "SELECT column_name, column_type, is_nullable FROM information_schema.columns
-         WHERE table_schema = '{database}' AND table_name = '{name}'"
+        "SELECT column_name, column_type, is_nullable, column_default, column_comment
+         FROM information_schema.columns WHERE {of_table}"
     );
-    let ours: Vec<(String, String, String)> = target.query(&sql).await.map_err(|e| format!("{e}\nin: {sql}"))?;
+    type Ours = (String, String, String, Option<String>, String);
+    let ours: Vec<Ours> = target.query(&sql).await.map_err(|e| format!("{e}\nin: {sql}"))?;
     let mut differing = Vec::new();
     for column in &columns {
-        let Some((_, column_type, nullable)) = ours.iter().find(|(name, ..)| *name == column.name) else {
+        let Some((_, column_type, nullable, default, comment)) = ours.iter().find(|(n, ..)| *n == column.name) else {
             differing.push(format!("{} is missing", column.name));
             continue;
         };
@@ -109,8 +119,130 @@ pub async fn compare_types(source: &mut Conn, target: &mut Conn, database: &str,
             differing
                 .push(format!("{}: the source says nullable {}, the target {nullable}", column.name, column.nullable));
         }
+        let wanted = target_default(column, mariadb, column_type);
+        if !wanted.is(column, default.as_deref()) {
+            differing.push(format!(
+                "{} {}: the default at the source is {:?}, so {wanted:?}, in the target {default:?}",
+                column.name, column.column_type, column.default
+            ));
+        }
+        if *comment != column.comment {
+            differing.push(format!("{}: the comment is {comment:?}, not {:?}", column.name, column.comment));
+        }
+    }
+    let sql = format!("SELECT table_comment FROM information_schema.tables WHERE {of_table}");
+    let ours: Option<String> = target.query_first(&sql).await.map_err(|e| format!("{e}\nin: {sql}"))?;
+    if ours.as_deref() != Some(comment.as_str()) {
+        differing.push(format!("the table's comment is {ours:?}, not {comment:?}"));
     }
     if differing.is_empty() { Ok(()) } else { Err(format!("{database}.{table}: {}", differing.join("; "))) }
+}
+
+/// What a column's default should be in the target.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    /// This one.
+    Is(String),
+    /// None: there is none, or Doris's statements cannot say it.
+    Nothing,
+    /// This one, or none because it is not known how far a session's time zone was from UTC.
+    Perhaps(String),
+    /// Only the server knows.
+    Unknown,
+}
+
+impl Wanted {
+    fn is(&self, column: &Column, found: Option<&str>) -> bool {
+        match (self, found) {
+            (Wanted::Unknown, _) | (Wanted::Nothing | Wanted::Perhaps(_), None) => true,
+            (Wanted::Is(wanted) | Wanted::Perhaps(wanted), Some(found)) => {
+                canonical(column, wanted) == canonical(column, found)
+            }
+            (Wanted::Nothing, Some(_)) | (Wanted::Is(_), None) => false,
+        }
+    }
+}
+
+/// The default that a column should have in the target. What Doris's statements cannot express is left out, because every
+/// row that is written carries the value: expressions, defaults of JSON and of bytes, dates that do not exist.
+fn target_default(column: &Column, mariadb: bool, target_type: &str) -> Wanted {
+    let Some(shown) = column.default.as_deref().filter(|_| !column.generated) else { return Wanted::Nothing };
+    let kind = column.data_type.as_str();
+    let upper = shown.to_uppercase();
+    let is_bytes = target_type.to_lowercase().starts_with("varbinary");
+    if (mariadb && upper == "NULL") || is_bytes || target_type.eq_ignore_ascii_case("json") {
+        return Wanted::Nothing;
+    }
+    if upper.starts_with("CURRENT_TIMESTAMP") {
+        let digits: String = upper.chars().filter(char::is_ascii_digit).collect();
+        return match (kind, digits.as_str()) {
+            ("datetime" | "timestamp", "" | "0") => Wanted::Is("CURRENT_TIMESTAMP".into()),
+            ("datetime" | "timestamp", n) => Wanted::Is(format!("CURRENT_TIMESTAMP({n})")),
+            _ => Wanted::Nothing,
+        };
+    }
+    if column.extra.contains("DEFAULT_GENERATED") {
+        // An expression; MySQL does not say whether it is one that stands for a constant.
+        return Wanted::Unknown;
+    }
+    let quoted = shown.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    let literal = match quoted {
+        Some(text) if mariadb => unquoted(text),
+        // What MariaDB does not quote is a number, bits or an expression.
+        None if mariadb && !shown.starts_with("b'") && shown.parse::<f64>().is_err() => return Wanted::Nothing,
+        _ => shown.to_string(),
+    };
+    match kind {
+        "date" | "datetime" | "timestamp" if literal.contains("-00") => Wanted::Nothing,
+        // MySQL shows it as the session wrote it, whose time zone it does not tell.
+        "timestamp" if !mariadb => Wanted::Unknown,
+        "timestamp" => Wanted::Perhaps(literal),
+        _ => Wanted::Is(literal),
+    }
+}
+
+/// The text of a literal between its quotes, as MariaDB shows it.
+fn unquoted(inside: &str) -> String {
+    let mut out = String::new();
+    let mut chars = inside.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' => out.extend(chars.next()),
+            '\\' => out.extend(chars.next().map(|c| match c {
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                '0' => '\0',
+                'Z' => '\x1a',
+                other => other,
+            })),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// One form for each value: numbers without zeros that mean nothing, bits as a number, times without an empty fraction.
+fn canonical(column: &Column, text: &str) -> String {
+    let plain = |text: &str| {
+        let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+        format!("{sign}{}.{fraction}", if whole.is_empty() { "0" } else { whole })
+    };
+    match column.data_type.as_str() {
+        "float" | "double" => text.parse::<f64>().map_or(text.to_string(), |n| format!("{n:e}")),
+        "bit" => {
+            let bits = text.strip_prefix("b'").and_then(|rest| rest.strip_suffix('\''));
+            bits.map_or(text.to_string(), |bits| u64::from_str_radix(bits, 2).unwrap().to_string())
+        }
+        "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "decimal" | "year" => plain(text),
+        "datetime" | "timestamp" | "time" => match text.split_once('.') {
+            Some((whole, fraction)) if fraction.bytes().all(|b| b == b'0') => whole.to_string(),
+            _ => text.to_string(),
+        },
+        _ => text.to_string(),
+    }
 }
 
 /// What the warehouse may make of a column's type; nothing where that is left to it.
@@ -148,9 +280,9 @@ pub async fn count(conn: &mut Conn, database: &str, table: &str) -> u64 {
     conn.query_first(sql).await.unwrap().unwrap()
 }
 
-async fn columns(source: &mut Conn, database: &str, table: &str) -> Vec<Column> {
+async fn definition(source: &mut Conn, database: &str, table: &str) -> Table {
     let found = tables(source, database, Some(table)).await.unwrap().pop();
-    found.unwrap_or_else(|| panic!("the source has no {database}.{table}")).columns
+    found.unwrap_or_else(|| panic!("the source has no {database}.{table}"))
 }
 
 async fn compare_columns(target: &mut Conn, name: &str, columns: &[Column]) -> Result<(), String> {

@@ -10,6 +10,8 @@ pub struct Table {
     pub name: String,
     /// In their order.
     pub columns: Vec<Column>,
+    /// Its comment, empty without one.
+    pub comment: String,
 }
 
 /// A column.
@@ -29,6 +31,12 @@ pub struct Column {
     pub generated: bool,
     /// Its place in the primary key, from 1.
     pub in_key: Option<u32>,
+    /// Its default as the server shows it: MySQL the text itself, MariaDB a piece of a statement.
+    pub default: Option<String>,
+    /// Its comment, empty without one.
+    pub comment: String,
+    /// `DEFAULT_GENERATED` and the like.
+    pub extra: String,
 }
 
 impl Table {
@@ -50,8 +58,10 @@ pub async fn tables(conn: &mut Conn, database: &str, only: Option<&str>) -> mysq
         filter += &format!(" AND table_name = '{}'", name.replace('\'', "''"));
     }
     // Not one statement with joins: MariaDB 10.11 has died of that, with DDL beside it.
-    let names: Vec<String> = conn
-        .query(format!("SELECT table_name FROM information_schema.tables {filter} AND table_type = 'BASE TABLE'"))
+    let names: Vec<(String, String)> = conn
+        .query(format!(
+            "SELECT table_name, table_comment FROM information_schema.tables {filter} AND table_type = 'BASE TABLE'"
+        ))
         .await?;
     let keys: Vec<(String, String, u32)> = conn
         .query(format!(
@@ -61,26 +71,26 @@ pub async fn tables(conn: &mut Conn, database: &str, only: Option<&str>) -> mysq
         .await?;
     let rows: Vec<Row> = conn
         .query(format!(
-            "SELECT table_name, column_name, data_type, column_type, is_nullable, column_default IS NOT NULL, extra
+            "SELECT table_name, column_name, data_type, column_type, is_nullable, column_default, extra, column_comment
              FROM information_schema.columns {filter} ORDER BY table_name, ordinal_position"
         ))
         .await?;
     let mut tables: Vec<Table> = Vec::new();
     for row in rows {
-        type Columns = (String, String, String, String, String, bool, String);
-        let (table, name, data_type, column_type, nullable, default, extra): Columns = mysql_async::from_row(row);
-        if !names.contains(&table) {
-            continue;
-        }
+        type Columns = (String, String, String, String, String, Option<String>, String, String);
+        let (table, name, data_type, column_type, nullable, default, extra, comment): Columns =
+            mysql_async::from_row(row);
+        let Some((_, of_table)) = names.iter().find(|(name, _)| *name == table) else { continue };
         let in_key = keys.iter().find(|(t, c, _)| *t == table && *c == name).map(|(.., place)| *place);
         if tables.last().is_none_or(|t| t.name != table) {
-            tables.push(Table { name: table, columns: Vec::new() });
+            tables.push(Table { name: table, columns: Vec::new(), comment: of_table.clone() });
         }
         let nullable = nullable == "YES";
-        let optional = nullable || default || !extra.is_empty();
+        let optional = nullable || default.is_some() || !extra.is_empty();
         // MySQL calls a default that is an expression DEFAULT_GENERATED.
         let generated = extra.contains("VIRTUAL GENERATED") || extra.contains("STORED GENERATED");
-        let column = Column { name, data_type, column_type, nullable, optional, generated, in_key };
+        let column =
+            Column { name, data_type, column_type, nullable, optional, generated, in_key, default, comment, extra };
         if let Some(table) = tables.last_mut() {
             table.columns.push(column);
         }

@@ -158,6 +158,125 @@ mod tests {
     use super::*;
     use crate::schema::ColumnPosition;
 
+    /// Every change that a source can report, and what it is at the target.
+    #[test]
+    fn each_change_has_its_statement() {
+        let table = TableName::new("dw", "t`s");
+        let literal = |text: &str| Some(DefaultValue::Literal(text.into()));
+        let column = |name: &str, of: DataType| Column::new(name, of);
+        let columns = vec![
+            column("b", DataType::Int32).not_null(),
+            Column { default: literal("it's \\"), comment: "a 'note'".into(), ..column("note", DataType::TEXT) },
+            column("id", DataType::Int64).not_null(),
+            Column {
+                default: literal("1.50"),
+                ..column("n", DataType::Decimal { precision: 10, scale: 2 }).not_null()
+            },
+            Column {
+                default: Some(DefaultValue::CurrentTimestamp(3)),
+                ..column("at", DataType::DateTime { digits: 3 })
+            },
+            // What Doris cannot say: an expression, defaults of JSON and bytes, the time as a number.
+            Column { default: Some(DefaultValue::Expression("uuid()".into())), ..column("u", DataType::TEXT) },
+            Column { default: literal("{}"), ..column("j", DataType::Json) },
+            Column { default: literal("00FF"), ..column("raw", DataType::Bytes { length: Some(2) }) },
+            Column { default: Some(DefaultValue::CurrentTimestamp(0)), ..column("y", DataType::Int16) },
+        ];
+        let schema = TableSchema {
+            name: TableName::new("d", "t"),
+            columns,
+            key: vec!["id".into(), "b".into()],
+            comment: "all; of it".into(),
+            source_defaults: String::new(),
+        };
+        let name = |n: &str| n.to_string();
+        let add = |n: &str| TableChange::AddColumn {
+            column: schema.column(n).unwrap().clone(),
+            position: ColumnPosition::First,
+        };
+        let rows: Vec<(TableChange, &[&str])> = vec![
+            (
+                TableChange::CreateTable(schema.clone()),
+                &[
+                    "CREATE DATABASE IF NOT EXISTS `dw`",
+                    "CREATE TABLE `dw`.`t``s` (\n  `id` BIGINT NOT NULL,\n  `b` INT NOT NULL,\n  \
+                     `note` STRING NULL DEFAULT 'it''s \\\\' COMMENT 'a ''note''',\n  \
+                     `n` DECIMAL(10,2) NOT NULL DEFAULT '1.50',\n  \
+                     `at` DATETIME(3) NULL DEFAULT CURRENT_TIMESTAMP(3),\n  `u` STRING NULL,\n  `j` JSON NULL,\n  \
+                     `raw` VARBINARY NULL,\n  `y` SMALLINT NULL\n) UNIQUE KEY (`id`, `b`)\nCOMMENT 'all; of it'\n\
+                     DISTRIBUTED BY HASH(`id`, `b`) BUCKETS AUTO",
+                ],
+            ),
+            (TableChange::DropTable, &["DROP TABLE IF EXISTS `dw`.`t``s`"]),
+            (TableChange::Truncate, &["TRUNCATE TABLE `dw`.`t``s`"]),
+            (TableChange::RenameTable { to: TableName::new("dw", "v") }, &["ALTER TABLE `dw`.`t``s` RENAME `v`"]),
+            (add("n"), &["ALTER TABLE `dw`.`t``s` ADD COLUMN `n` DECIMAL(10,2) NOT NULL DEFAULT '1.50' AFTER `note`"]),
+            (add("y"), &["ALTER TABLE `dw`.`t``s` ADD COLUMN `y` SMALLINT NULL"]),
+            (TableChange::DropColumn { name: name("gone") }, &["ALTER TABLE `dw`.`t``s` DROP COLUMN `gone`"]),
+            (
+                TableChange::RenameColumn { from: name("was"), to: name("note") },
+                &["ALTER TABLE `dw`.`t``s` RENAME COLUMN `was` `note`"],
+            ),
+            (
+                TableChange::ChangeType {
+                    name: name("n"),
+                    from: DataType::Int32,
+                    to: DataType::Decimal { precision: 10, scale: 2 },
+                    source_type: name("decimal(10,2)"),
+                },
+                &["ALTER TABLE `dw`.`t``s` MODIFY COLUMN `n` DECIMAL(10,2) NOT NULL DEFAULT '1.50'"],
+            ),
+            (
+                TableChange::MoveColumn { name: name("at"), position: ColumnPosition::Last },
+                &["ALTER TABLE `dw`.`t``s` MODIFY COLUMN `at` DATETIME(3) NULL DEFAULT CURRENT_TIMESTAMP(3) AFTER `n`"],
+            ),
+            // A key's columns come first, wherever they stand at the source.
+            (TableChange::MoveColumn { name: name("b"), position: ColumnPosition::First }, &[]),
+            (
+                TableChange::SetDefault { name: name("n"), default: literal("1.50") },
+                &["ALTER TABLE `dw`.`t``s` MODIFY COLUMN `n` DECIMAL(10,2) NOT NULL DEFAULT '1.50'"],
+            ),
+            (
+                TableChange::SetDefault { name: name("u"), default: None },
+                &["ALTER TABLE `dw`.`t``s` MODIFY COLUMN `u` STRING NULL"],
+            ),
+            (
+                TableChange::SetNullable { name: name("y"), nullable: true },
+                &["ALTER TABLE `dw`.`t``s` MODIFY COLUMN `y` SMALLINT NULL"],
+            ),
+            (
+                TableChange::SetColumnComment { name: name("note"), comment: name("it's") },
+                &["ALTER TABLE `dw`.`t``s` MODIFY COLUMN `note` COMMENT 'it''s'"],
+            ),
+            (
+                TableChange::SetTableComment { comment: name("it's") },
+                &["ALTER TABLE `dw`.`t``s` MODIFY COMMENT 'it''s'"],
+            ),
+            (TableChange::SetSourceDefaults { source_defaults: name("utf8mb4") }, &[]),
+            (TableChange::Rewrite { reason: name("charset"), columns: Vec::new() }, &[]),
+            (
+                TableChange::ReplaceBy { shadow: TableName::new("dw", "__freshet_1") },
+                &["ALTER TABLE `dw`.`t``s` REPLACE WITH TABLE `__freshet_1` PROPERTIES (\"swap\" = \"false\")"],
+            ),
+        ];
+        for (change, expected) in rows {
+            let planned = plan(Doris::Embedded, &table, &change, Some(&schema)).unwrap();
+            let planned: Vec<String> = planned.into_iter().map(|s| s.0).collect();
+            assert_eq!(planned, expected, "{change:?}");
+        }
+        for refused in [
+            TableChange::RenameTable { to: TableName::new("elsewhere", "t") },
+            TableChange::ChangeKey { key: vec![name("n")] },
+        ] {
+            let e = plan(Doris::Embedded, &table, &refused, Some(&schema)).unwrap_err();
+            assert!(e.kind == crate::error::ErrorKind::Unsupported && e.hint.is_some(), "{e}");
+        }
+        // Nothing can be said about a column that is not there behind the change.
+        let missing = TableChange::SetNullable { name: name("missing"), nullable: true };
+        assert!(plan(Doris::Embedded, &table, &missing, Some(&schema)).is_err());
+        assert!(plan(Doris::Embedded, &table, &missing, None).is_err());
+    }
+
     #[test]
     fn columns_stand_as_at_the_source_behind_the_key() {
         let column = |n: &str| Column::new(n, DataType::Int32);
