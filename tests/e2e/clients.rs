@@ -1,6 +1,6 @@
 //! Other people's clients at the warehouse's port: the command line, prepared statements, rows of several packets.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use freshet_tests::compare::assert_equal;
 use freshet_tests::freshet::{Sync, prepare_mark};
@@ -51,6 +51,39 @@ pub(crate) async fn mariadb_command_line(source: Source) {
         let said = client(sync.port, &statement).expect_err(&statement);
         assert!(said.contains(number), "{statement}: no {number} in {said}");
     }
+}
+
+/// A person's session: `USE` makes the client ask for the columns of every table (COM_FIELD_LIST), for completion.
+pub(crate) async fn interactive_command_line(source: Source) {
+    let _turn = source.shared().await;
+    let db = source.database("interactive").await;
+    prepare_mark(&source, &db).await;
+    source
+        .run(&format!(
+            "CREATE TABLE {db}.orders (id INT NOT NULL PRIMARY KEY, note VARCHAR(50), `od``d` JSON);\n\
+             CREATE TABLE {db}.`na\u{ef}ve t` (id INT NOT NULL PRIMARY KEY);\n\
+             INSERT INTO {db}.orders (id, note) VALUES (1, 'first')"
+        ))
+        .await;
+    let mut sync = Sync::start(&source, &db);
+    sync.caught_up(&source, &db).await;
+    let mariadb = format!("mariadb --no-defaults --host=127.0.0.1 --user=root --port={} --auto-rehash", sync.port);
+    let mut child = Command::new("script")
+        .args(["--quiet", "--return", "--flush", "--command", &mariadb, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let typed = format!("USE {db};\nSHOW TABLES;\nSELECT id, note FROM orders;\nSELECT nothing FROM orders;\nquit\n");
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), typed.as_bytes()).unwrap();
+    let out = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    for word in ["Database changed", "na\u{ef}ve t", "zz_mark", "| first |", "1 row in set", "ERROR 1054", "Bye"] {
+        assert!(said.contains(word), "no {word:?} in: {said}");
+    }
+    assert!(!said.contains("Didn't find any fields") && !said.contains("Lost connection"), "{said}");
 }
 
 fn client(port: u16, statement: &str) -> Result<String, String> {

@@ -14,6 +14,7 @@ mod clients;
 mod ddl;
 mod drivers;
 mod harness;
+mod jobs_sql;
 mod keys;
 mod kills;
 mod lanes;
@@ -47,14 +48,19 @@ on_both_servers! {
     keys::odd_names,
     ddl::columns_come_and_go,
     away::and_comes_back,
+    ddl::definitions_are_compared,
     ddl::tables_come_and_go,
     ddl::changes_are_seen_whole,
     ddl::while_writers_write,
     scale::fifty_tables,
     scale::one_large_table,
     cli::jobs,
+    cli::replace,
+    jobs_sql::jobs_as_sql,
+    jobs_sql::lag,
     cli::file_sink,
     clients::mariadb_command_line,
+    clients::interactive_command_line,
     clients::prepared_statements,
     clients::large_values,
     kills::freshet_at_random_instants,
