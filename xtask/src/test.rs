@@ -64,6 +64,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
         });
         run.stage("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
         run.task("docs", crate::docs::docs);
+        run.deny()?;
     }
     run.summary();
     run.verdict(options.ci)
@@ -95,6 +96,17 @@ impl Run {
         let mut args = vec!["test", "--workspace", "--no-fail-fast"];
         args.extend(only);
         self.stage("tests", &args, &variables).map(drop)
+    }
+
+    /// What the tree is made of, against `deny.toml`, where the tool for that is installed.
+    fn deny(&mut self) -> Result<()> {
+        let found = cargo(&["deny", "--version"]).output().is_ok_and(|out| out.status.success());
+        if found {
+            return self.stage("deny", &["deny", "check"], &[]).map(drop);
+        }
+        let skipped = "SKIPPED deny: there is no cargo-deny here (`cargo install cargo-deny`)".to_string();
+        self.said.lock().map_err(|_| "a reader of the output died")?.skipped.push(skipped);
+        Ok(())
     }
 
     /// Runs another of these tasks as one stage.
