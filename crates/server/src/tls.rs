@@ -52,7 +52,7 @@ pub fn server_config(certificate: &Certificate) -> Result<Arc<ServerConfig>> {
         .map_err(|e| Error::internal("no TLS version is left").because(e))?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|e| unusable("certificate", &chain_path, e))?;
+        .map_err(|e| unusable("pair of certificate and key", &chain_path, e).with("key", key_path.display()))?;
     Ok(Arc::new(config))
 }
 
@@ -108,6 +108,16 @@ mod tests {
         assert_eq!(std::fs::metadata(&key).expect("the key").permissions().mode() & 0o777, 0o600);
         server_config(&own).expect("the same certificate");
         assert_eq!(std::fs::read(&key).expect("the key"), first);
+    }
+
+    #[test]
+    fn a_damaged_key_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let own = Certificate::SelfSigned { directory: directory.path().to_path_buf() };
+        server_config(&own).expect("a certificate");
+        let damaged = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        std::fs::write(directory.path().join("server.key"), damaged).expect("written");
+        assert!(server_config(&own).expect_err("no key").line().contains("server.key"));
     }
 
     #[test]
