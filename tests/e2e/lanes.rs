@@ -10,7 +10,7 @@ use freshet_tests::writer::{BUSY_COLUMNS, Writer};
 use mysql_async::prelude::Queryable;
 
 /// Fills a table made with [`BUSY_COLUMNS`] with ids from 0.
-async fn filled(source: &Source, db: &str, table: &str, rows: u32) {
+pub(crate) async fn filled(source: &Source, db: &str, table: &str, rows: u32) {
     source.run(&format!("CREATE TABLE {db}.{table} {BUSY_COLUMNS}")).await;
     let mut conn = source.connect().await;
     for from in (0..rows).step_by(5000) {
@@ -21,7 +21,7 @@ async fn filled(source: &Source, db: &str, table: &str, rows: u32) {
 }
 
 /// Waits until no table is being copied again.
-async fn resynced(sync: &Sync) {
+pub(crate) async fn resynced(sync: &Sync) {
     let start = Instant::now();
     loop {
         let status = sync.command(&["status", "job", "--json"]).json();

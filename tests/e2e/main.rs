@@ -22,6 +22,7 @@ mod policies;
 mod readme;
 mod scale;
 mod types;
+mod verify;
 
 macro_rules! on_both_servers {
     ($($room:ident :: $scenario:ident),* $(,)?) => {
@@ -77,6 +78,8 @@ on_both_servers! {
     lanes::purged_while_paused,
     lanes::refused_and_resumed,
     lanes::purged_while_copied,
+    verify::a_multiset_is_verified,
+    verify::damage_is_found_and_repaired,
     policies::lenient,
     policies::ignore,
     policies::try_evolve,

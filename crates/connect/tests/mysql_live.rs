@@ -398,6 +398,32 @@ async fn splits_hold_every_row_once() {
 }
 
 #[tokio::test]
+async fn text_of_ranges_that_name_the_first_columns_of_a_key() {
+    for url in servers("text_of_ranges_that_name_the_first_columns_of_a_key") {
+        let mut b = Bench::new(&url, "live_first_columns").await;
+        b.run(&["CREATE TABLE t (s VARCHAR(9), d DATE, n INT, PRIMARY KEY (n, d, s))"]).await;
+        let row = |i: u32| format!("('s{}', '2024-01-{:02}', {})", i % 3, 1 + i % 5, i / 20);
+        let rows: Vec<String> = (0..200).map(row).collect();
+        b.run(&[&format!("INSERT IGNORE INTO t VALUES {}", rows.join(", "))]).await;
+        let schema = b.schema("t").await;
+        let whole = lines(&all(b.source.text(&schema, &KeyRange::default()).await.unwrap()).await, None);
+        assert_eq!(whole.len(), 150);
+        let bound = |parts: &[&str]| Some(parts.iter().map(|p| (*p).to_string()).collect::<Vec<_>>());
+        let bounds =
+            [None, bound(&["3"]), bound(&["3", "2024-01-04"]), bound(&["3", "2024-01-04", "s1"]), bound(&["9"])];
+        let (mut pieces, mut sizes) = (Vec::new(), Vec::new());
+        for (i, from) in bounds.iter().enumerate() {
+            let range = KeyRange { from: from.clone(), to: bounds.get(i + 1).cloned().flatten() };
+            let piece = lines(&all(b.source.text(&schema, &range).await.unwrap()).await, None);
+            sizes.push(piece.len());
+            pieces.extend(piece);
+        }
+        assert_eq!(sizes, [45, 9, 1, 80, 15]);
+        assert_eq!(pieces, whole);
+    }
+}
+
+#[tokio::test]
 async fn definitions_and_odd_names() {
     for url in servers("definitions_and_odd_names") {
         let mut b = Bench::new(&url, "live_öдd%_`x").await;

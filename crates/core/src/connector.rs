@@ -114,7 +114,9 @@ pub struct CopyStart {
     pub tables: Vec<Discovered>,
 }
 
-/// A range of keys, lower bound included, upper bound not; values in the key's order, in the source's text form.
+/// A range of keys, lower bound included, upper bound not; values in the key's order, in the source's text form. For
+/// `verify` ([`Source::text`], [`Sink::rows`]) a bound may have values of the key's first columns only: those that begin
+/// with the values of `from` belong to the range, those that begin with the values of `to` do not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct KeyRange {
     /// Lower bound; `None`: open.
@@ -225,8 +227,9 @@ pub trait Source: Check {
     /// The order of two positions; `None` when they are not comparable (another server's history).
     fn compare(&self, a: &Position, b: &Position) -> Option<Ordering>;
 
-    /// For `verify`: the rows of a range in key order as [canonical text](crate::text), rendered by the source itself
-    /// and not by the decoder that the copy and the stream use. All columns are `Utf8`.
+    /// For `verify`: the rows of a range in key order (without a key: all rows, in any order) as
+    /// [canonical text](crate::text), rendered by the source itself and not by the decoder that the copy and the stream
+    /// use. All columns are `Utf8`. Each row is as it was at some instant of the call, not all at the same.
     ///
     /// # Errors
     /// When the source cannot be asked.
@@ -352,7 +355,8 @@ pub trait Sink: Check {
     /// When the sink cannot be asked.
     async fn settle(&self, label: &Label, intent: Option<&Intent>) -> Result<Settled>;
 
-    /// For `verify`: the rows of a range of a target table in the given columns, in any order.
+    /// For `verify`: the rows of a range of a target table in the given columns, in any order; more than those of the
+    /// range, where the sink orders keys otherwise.
     ///
     /// # Errors
     /// When the sink cannot be asked.

@@ -135,11 +135,12 @@ impl Key {
         Ok(format!("({})", parts.join(" AND ")))
     }
 
-    /// Keys at or above (`>`), or below (`<`) a bound. The comparison of several columns is written out, because row
-    /// constructors don't use an index, with the first column's bound in front, from which the index's range is seen.
+    /// Keys at or above (`>`), or below (`<`) a bound, which may have values of the first columns only. The comparison of
+    /// several columns is written out, because row constructors don't use an index, with the first column's bound in
+    /// front, from which the index's range is seen.
     fn predicate(&self, bound: &[String], side: char) -> Result<String> {
-        if bound.len() != self.columns.len() {
-            return Err(Error::data("a bound does not have as many values as the key has columns"));
+        if bound.is_empty() || bound.len() > self.columns.len() {
+            return Err(Error::data("a bound has no value, or more of them than the key has columns"));
         }
         let mut literals = Vec::with_capacity(bound.len());
         for ((name, of), text) in self.columns.iter().zip(bound) {
@@ -245,7 +246,13 @@ mod tests {
             "SELECT * FROM `d`.`t``1` AS t WHERE (t.`a` >= 1 AND (t.`a` > 1 OR (t.`a` = 1 AND (t.`b` > _utf8mb4 X'C3A927' \
              OR (t.`b` = _utf8mb4 X'C3A927' AND t.`c` >= DATE'2024-01-01'))))) ORDER BY t.`a`, t.`b`, t.`c`"
         );
-        assert!(two.select("*", &range(Some(&["1"]), None)).is_err());
+        assert_eq!(
+            two.select("*", &range(Some(&["1"]), Some(&["2", "é"]))).unwrap(),
+            "SELECT * FROM `d`.`t``1` AS t WHERE t.`a` >= 1 AND (t.`a` <= 2 AND (t.`a` < 2 OR (t.`a` = 2 AND \
+             t.`b` < _utf8mb4 X'C3A9'))) ORDER BY t.`a`, t.`b`, t.`c`"
+        );
+        assert!(two.select("*", &range(Some(&[]), None)).is_err());
+        assert!(two.select("*", &range(Some(&["1", "", "2024-01-01", "1"]), None)).is_err());
         assert!(two.select("*", &range(Some(&["1 OR 1=1", "", "2024-01-01"]), None)).is_err());
         let none = TableSchema { key: Vec::new(), ..table(&[("a", "int")]) };
         assert!(Key::of(&none, None).is_err_and(|e| e.message.contains("has no primary key")));

@@ -1,4 +1,5 @@
-//! The rows of a range of a table's key, in key order, by as many statements as it takes. An open SELECT keeps everybody
+//! The rows of a range of a table's key, in key order, by as many statements as it takes: for the copy as values, for
+//! `verify` as text. An open SELECT keeps everybody
 //! from altering the table, and whoever waits to alter it keeps all writers waiting. So a statement is open for seconds
 //! only, also while nobody takes its rows (the sink may be away); the next goes on behind the last row that was taken.
 //! Rows that change in between come with the log.
@@ -19,7 +20,8 @@ pub(super) struct RangeStream {
     source: MySql,
     table: Arc<TableSchema>,
     range: KeyRange,
-    low: Position,
+    /// Everything before it is visible to the statements; `None`: the rows as text, for `verify`.
+    low: Option<Position>,
     /// The statement under way; empty once its time is over.
     open: Arc<Mutex<Option<TextBatches>>>,
     timer: JoinSet<()>,
@@ -29,7 +31,7 @@ pub(super) struct RangeStream {
 }
 
 impl RangeStream {
-    /// Opens the first statement.
+    /// Opens the first statement of a copy.
     ///
     /// # Errors
     /// `Schema` when the table is not as `table` says; those of the connection.
@@ -39,11 +41,28 @@ impl RangeStream {
         range: &KeyRange,
         low: &Position,
     ) -> Result<RangeStream> {
+        Self::with(source, table, range, Some(low.clone())).await
+    }
+
+    /// Opens the first statement for the rows as text.
+    ///
+    /// # Errors
+    /// As [`RangeStream::open`].
+    pub(super) async fn text(source: &MySql, table: &Arc<TableSchema>, range: &KeyRange) -> Result<RangeStream> {
+        Self::with(source, table, range, None).await
+    }
+
+    async fn with(
+        source: &MySql,
+        table: &Arc<TableSchema>,
+        range: &KeyRange,
+        low: Option<Position>,
+    ) -> Result<RangeStream> {
         let mut stream = RangeStream {
             source: source.clone(),
             table: Arc::clone(table),
             range: range.clone(),
-            low: low.clone(),
+            low,
             open: Arc::default(),
             timer: JoinSet::new(),
             last: None,
@@ -56,7 +75,10 @@ impl RangeStream {
     async fn go_on(&mut self) -> Result<()> {
         let from = self.last.clone().or_else(|| self.range.from.clone());
         let range = KeyRange { from, to: self.range.to.clone() };
-        let (rows, may_pause) = self.source.select_range(&self.table, &range, &self.low).await?;
+        let (rows, may_pause) = match &self.low {
+            Some(low) => self.source.select_range(&self.table, &range, low).await?,
+            None => self.source.select_text(&self.table, &range).await?,
+        };
         *self.open.lock().await = Some(rows);
         self.timer.abort_all();
         if may_pause {
@@ -160,20 +182,24 @@ mod tests {
             let mut results = Vec::new();
             for limit in [Duration::from_secs(60), Duration::ZERO] {
                 b.source.statement_limit = limit;
-                let mut stream = RangeStream::open(&b.source, table, &KeyRange::default(), &low).await.unwrap();
-                let (mut keys, mut batches) = (Vec::new(), 0);
-                while let Some(batch) = stream.next().await.unwrap() {
-                    batches += 1;
-                    keys.extend((0..batch.num_rows()).map(|row| stream.key(&batch, row).unwrap()));
-                    // Lets the timer run.
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                for low in [Some(low.clone()), None] {
+                    let mut stream = RangeStream::with(&b.source, table, &KeyRange::default(), low).await.unwrap();
+                    let (mut keys, mut batches) = (Vec::new(), 0);
+                    while let Some(batch) = stream.next().await.unwrap() {
+                        batches += 1;
+                        keys.extend((0..batch.num_rows()).map(|row| stream.key(&batch, row).unwrap()));
+                        // Lets the timer run.
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    assert!(batches > 3, "one batch shows nothing");
+                    assert!(stream.next().await.unwrap().is_none());
+                    results.push(keys);
                 }
-                assert!(batches > 3, "one batch shows nothing");
-                assert!(stream.next().await.unwrap().is_none());
-                results.push(keys);
             }
             assert_eq!(results[0].len(), ROWS);
-            assert!(results[0] == results[1], "in pieces: {} rows", results[1].len());
+            for (way, keys) in results.iter().enumerate() {
+                assert!(*keys == results[0], "way {way}: {} rows", keys.len());
+            }
         }
     }
 
@@ -199,6 +225,17 @@ mod tests {
                 }
             };
             assert_eq!(error.kind, ErrorKind::Schema, "{error:?}");
+            // Nor do those that `verify` reads as text, which come to their end.
+            let mut text = b.source.text(table, &KeyRange::default()).await.unwrap();
+            let mut rows = text.next().await.unwrap().unwrap().num_rows();
+            assert!(rows < ROWS, "the rest must still be in the server");
+            let start = Instant::now();
+            b.run("ALTER TABLE t ADD COLUMN still_more INT").await;
+            assert!(start.elapsed() < Duration::from_secs(20));
+            while let Some(batch) = text.next().await.unwrap() {
+                rows += batch.num_rows();
+            }
+            assert_eq!(rows, ROWS);
         }
     }
 }

@@ -30,7 +30,7 @@ pub use job::Rules;
 pub use policy::SchemaPolicy;
 pub use spec::{JobOptions, JobSpec};
 pub use status::{JobState, JobStatus, LargeStatus, SpoolStatus, TableStatus};
-pub use verify::{Difference, Mismatch, TableReport, VerifyOptions, VerifyReport};
+pub use verify::{Difference, Mismatch, TableReport, Times, VerifyOptions, VerifyReport};
 
 use crate::connector::{Sink, Source};
 use crate::error::{Error, Result};

@@ -1,39 +1,46 @@
 //! `verify`: proof that source and target are equal, while changes flow, never through our own decoder alone. Per key
 //! range the source is read as text that its server renders, the log's end is noted, and when the job has applied that
-//! the target is read. A range that differs is read again key by key: source, wait, target, source; a key counts as
-//! different only when both source reads agree and the target still differs, several times in a row.
+//! the target is read. Where the two differ, they are read again key by key: source, wait, target, source, and so on; a
+//! key counts as different only when both source reads agree and the target says something else, many times in a row.
+//!
+//! Ranges are those by which source and target order keys alike: numbers and dates, and the leading such columns of a
+//! composite key. Every other table is one range. A table without a key is compared as a multiset: how often each row
+//! is there. What has been found counts only if the table's definition was the same all the while; otherwise the table
+//! is compared once more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::connector::{KeyRange, Sink, Source};
-use crate::datatype::DataType;
 use crate::engine::job::Ask;
 use crate::engine::{Engine, JobState};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pattern::TablePattern;
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
 use crate::store::{Apart, TableRecord, TableState};
-use crate::text::render;
+use rows::{Buckets, Row, Shape, Sums, Values, Verdict};
+
+mod rows;
 
 /// Rows of a range.
 const RANGE_ROWS: u64 = 50_000;
-/// Keys that are compared one by one at the same time.
-const KEYS_AT_ONCE: u64 = 500_000;
-/// So many times in a row must a key differ.
-const ROUNDS: usize = 3;
+/// So many times must a key differ. A value that goes to and fro at the source looks different once in four times at
+/// worst, because the target is read at another instant.
+const ROUNDS: usize = 6;
+/// So often is a key looked at that was changing at one time and differed at another.
+const ROUNDS_MAX: usize = 12;
+/// So often is a table compared whose definition changes meanwhile.
+const ATTEMPTS: usize = 5;
 /// Differing keys that a report lists per table.
 const LISTED: usize = 100;
+/// Rows without a key whose text is kept, so that the report can list some of them.
+const TEXTS_KEPT: usize = 1000;
 /// The longest that the job may take to apply what the source had when a range was read.
 const APPLY_WITHIN: Duration = Duration::from_secs(300);
-/// Between the parts of a key's text.
-const KEY_SEPARATOR: char = '\u{1f}';
 
 /// What to verify.
 #[derive(Debug, Clone, Default)]
@@ -66,13 +73,25 @@ pub struct TableReport {
     pub rows: u64,
     /// Key ranges that were compared.
     pub ranges: u64,
-    /// How many keys differ.
+    /// Key ranges that the table has.
+    #[serde(default)]
+    pub ranges_in_all: u64,
+    /// A sample was asked for, and the table was compared as a whole, because its key cannot be divided into ranges.
+    #[serde(default)]
+    pub indivisible: bool,
+    /// How many keys differ; without a key: how many different rows.
     pub differing: u64,
     /// The first of them.
     pub keys: Vec<Difference>,
-    /// How many of them were written anew.
+    /// How many keys the source changed each time they were read, so that nothing can be said of them.
+    #[serde(default)]
+    pub changing: u64,
+    /// How many of those that differ were written anew.
     #[serde(default)]
     pub repaired: u64,
+    /// Why others were not, though that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrepaired: Option<Error>,
     /// What was not compared, because the job's policy for schema changes left it out at the target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
@@ -83,39 +102,69 @@ pub struct TableReport {
 /// A key that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Canonical text of the key's columns.
+    /// Canonical text of the key's columns; of a table without a key, of all columns, long values cut.
     pub key: Vec<String>,
     /// What is wrong with it.
     pub what: Mismatch,
+    /// Of a table without a key: how often the row is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Times>,
+}
+
+/// How often a row of a table without a key is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// At the source.
+    pub source: u64,
+    /// In the target.
+    pub target: u64,
 }
 
 /// How a key differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mismatch {
-    /// The source has it, the target not.
+    /// The source has it, the target not; without a key: not as often.
     Missing,
-    /// The target has it, the source not.
+    /// The target has it, the source not; without a key: not as often.
     Extra,
     /// Both have it, with other values.
     Changed,
 }
 
-/// Count and order-independent checksum of a set of rows.
-#[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
-struct Sum {
-    rows: u64,
-    hash: u128,
+/// An identity that differs, or changes too fast to say.
+#[derive(Debug, Clone, Copy)]
+struct Suspect {
+    /// How often it has differed.
+    times: usize,
+    what: Mismatch,
+    /// What the source said last, and the target.
+    source: u128,
+    target: u128,
 }
 
-/// Keys of one part of a table, with the hash of their rows.
-type Keys = BTreeMap<String, u128>;
+/// What is read of a range when it is not summed up.
+enum Wanted<'a> {
+    In(&'a Buckets),
+    Suspects(&'a HashMap<u128, Suspect>),
+}
 
-/// The part of a table's keys that is looked at: those whose hash leaves `remainder`.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    of: u64,
-    remainder: u64,
+/// The text of keys, or rows without one, by identity.
+type Texts = HashMap<u128, Vec<String>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Source,
+    Target,
+}
+
+/// A range of a table.
+struct Piece<'a> {
+    record: &'a TableRecord,
+    shape: &'a Shape,
+    range: &'a KeyRange,
+    /// It may have many more rows than a range should.
+    large: bool,
 }
 
 struct Verifier<'a> {
@@ -146,34 +195,95 @@ impl Engine {
             options,
         };
         let mut tables = Vec::new();
-        for table in self.store.tables(job)? {
-            if verifier.options.tables.as_ref().is_none_or(|p| p.matches(&table.name)) {
-                tables.push(verifier.table(&table, progress).await);
+        for TableRecord { name, .. } in self.store.tables(job)? {
+            if verifier.options.tables.as_ref().is_none_or(|p| p.matches(&name)) {
+                tables.push(verifier.table(&name, progress).await);
             }
         }
         Ok(VerifyReport { equal: !tables.is_empty() && tables.iter().all(|t| t.equal), tables })
     }
 }
 
-impl Verifier<'_> {
-    async fn table(&self, record: &TableRecord, progress: &(dyn Fn(&TableReport) + Send + Sync)) -> TableReport {
-        let mut report = TableReport {
-            name: record.name.clone(),
+impl TableReport {
+    /// Nothing has been looked at.
+    pub fn new(name: TableName) -> TableReport {
+        TableReport {
+            name,
             equal: false,
             rows: 0,
             ranges: 0,
+            ranges_in_all: 0,
+            indivisible: false,
             differing: 0,
             keys: Vec::new(),
+            changing: 0,
             repaired: 0,
+            unrepaired: None,
             left_out: Vec::new(),
             error: None,
-        };
-        if let Err(error) = self.compare(record, &mut report, progress).await {
-            report.error = Some(error);
+        }
+    }
+}
+
+impl Verifier<'_> {
+    async fn table(&self, name: &TableName, progress: &(dyn Fn(&TableReport) + Send + Sync)) -> TableReport {
+        let mut report = TableReport::new(name.clone());
+        for _ in 0..ATTEMPTS {
+            report = TableReport::new(name.clone());
+            match self.attempt(name, &mut report, progress).await {
+                Ok(true) => break,
+                Ok(false) => {
+                    report = TableReport {
+                        error: Some(
+                            Error::schema("the table's definition changed again and again while it was compared")
+                                .hint("verify again when its migration is over"),
+                        ),
+                        ..TableReport::new(name.clone())
+                    }
+                }
+                Err(error) => {
+                    report = TableReport { error: Some(error), ..TableReport::new(name.clone()) };
+                    break;
+                }
+            }
         }
         report.equal = report.error.is_none() && report.differing == 0;
         progress(&report);
         report
+    }
+
+    /// Compares a table; whether that is worth anything, because its definition was the same all the while.
+    async fn attempt(
+        &self,
+        name: &TableName,
+        report: &mut TableReport,
+        progress: &(dyn Fn(&TableReport) + Send + Sync),
+    ) -> Result<bool> {
+        let record = self.record(name)?;
+        report.error = self.compare(&record, report, progress).await.err();
+        if report.error.is_none() && report.differing == 0 {
+            return Ok(true);
+        }
+        // The source is not as the job knew it; it will know.
+        let unlike = is_followed(&record) && report.error.as_ref().is_some_and(|e| e.kind == ErrorKind::Schema);
+        if unlike && self.applied().await.is_err() {
+            return Ok(true);
+        }
+        self.is_still(&record)
+    }
+
+    fn record(&self, name: &TableName) -> Result<TableRecord> {
+        let found = self.engine.store.tables(self.job)?.into_iter().find(|t| t.name == *name);
+        found.ok_or_else(|| Error::not_found("the table was dropped or renamed while the job was being verified"))
+    }
+
+    /// Whether the table is what it was when `record` was read.
+    fn is_still(&self, record: &TableRecord) -> Result<bool> {
+        let now = self.record(&record.name)?;
+        Ok(is_followed(&now) == is_followed(record)
+            && now.schema_version == record.schema_version
+            && now.target == record.target
+            && now.apart == record.apart)
     }
 
     async fn compare(
@@ -193,35 +303,47 @@ impl Verifier<'_> {
         let schema = history
             .into_iter()
             .find(|s| s.version == record.schema_version)
-            .map(|s| Arc::new(s.schema))
+            .map(|s| s.schema)
             .ok_or_else(|| Error::corrupt("the store lacks the schema of a table"))?;
-        let schema = match &record.apart {
-            Some(apart) => Arc::new(comparable(apart, &schema, report)?),
+        let shape = Shape::of(match &record.apart {
+            Some(apart) => comparable(apart, &schema, report)?,
             None => schema,
-        };
-        let ranges = self.ranges(&schema).await?;
+        });
+        let (ranges, large) = self.ranges(&shape, report).await?;
         let every = self.options.sample.map_or(1, |n| ranges.len().div_ceil(n.max(1) as usize)).max(1);
-        for range in ranges.into_iter().step_by(every) {
-            let source = self.sum(self.source.text(&schema, &range).await?, &schema, None).await?;
+        for range in ranges.iter().step_by(every) {
+            let piece = Piece { record, shape: &shape, range, large };
+            let source = self.sums(&piece, Side::Source).await?;
             self.applied().await?;
-            let target =
-                self.sum(self.sink.rows(&record.target, &schema, &range).await?, &schema, Some(&range)).await?;
+            let target = self.sums(&piece, Side::Target).await?;
             report.rows += source.rows;
             report.ranges += 1;
-            if source != target {
-                self.key_by_key(record, &schema, &range, source.rows.max(target.rows), report).await?;
+            for group in source.differing(&target) {
+                self.key_by_key(&piece, &group, report).await?;
             }
             progress(report);
         }
         Ok(())
     }
 
-    /// Ranges are of use only where source and target order keys alike: a single integer. Other tables are one range.
-    async fn ranges(&self, schema: &TableSchema) -> Result<Vec<KeyRange>> {
-        if !is_ordered_alike(schema) {
-            return Ok(vec![KeyRange::default()]);
+    /// Between the bounds of the source's splits, as far as source and target order keys alike; and whether a range may
+    /// have many more rows than a split, because that is not far.
+    async fn ranges(&self, shape: &Shape, report: &mut TableReport) -> Result<(Vec<KeyRange>, bool)> {
+        let (mut bounds, mut large) = (Vec::<Vec<String>>::new(), true);
+        if shape.ordered() > 0 {
+            let splits = self.source.splits(&shape.schema, RANGE_ROWS).await?;
+            let count = splits.len();
+            bounds.extend(splits.into_iter().filter_map(|s| s.range.to));
+            bounds.iter_mut().for_each(|b| b.truncate(shape.ordered()));
+            bounds.dedup();
+            large = bounds.len() + 1 < count;
         }
-        Ok(self.source.splits(schema, RANGE_ROWS).await?.into_iter().map(|s| s.range).collect())
+        report.indivisible = self.options.sample.is_some() && large && bounds.is_empty();
+        let from = std::iter::once(None).chain(bounds.iter().cloned().map(Some));
+        let to = bounds.iter().cloned().map(Some).chain([None]);
+        let ranges: Vec<KeyRange> = from.zip(to).map(|(from, to)| KeyRange { from, to }).collect();
+        report.ranges_in_all = ranges.len() as u64;
+        Ok((ranges, large))
     }
 
     /// Waits until everything that the source's log holds now is in the target.
@@ -252,85 +374,134 @@ impl Verifier<'_> {
         })
     }
 
-    async fn key_by_key(
+    async fn key_by_key(&self, piece: &Piece<'_>, buckets: &Buckets, report: &mut TableReport) -> Result<()> {
+        let has_key = piece.shape.has_key();
+        let rows_kept = piece.record.apart.as_ref().is_some_and(|a| a.rows_kept);
+        let mut texts = Texts::new();
+        let mut suspects: HashMap<u128, Suspect> = HashMap::new();
+        let mut before = self.values(piece, Side::Source, &Wanted::In(buckets), &mut texts).await?;
+        for round in 1..=ROUNDS_MAX {
+            let wanted = if round == 1 { Wanted::In(buckets) } else { Wanted::Suspects(&suspects) };
+            self.applied().await?;
+            let target = self.values(piece, Side::Target, &wanted, &mut texts).await?;
+            let after = self.values(piece, Side::Source, &wanted, &mut texts).await?;
+            let ids: BTreeSet<u128> = match round {
+                1 => before.keys().chain(target.keys()).copied().collect(),
+                _ => suspects.keys().copied().collect(),
+            };
+            let mut still = HashMap::new();
+            for id in ids {
+                let [b, t, a] = [&before, &target, &after].map(|values| values.get(&id).copied());
+                let mut suspect = suspects.get(&id).copied().unwrap_or(Suspect::new());
+                match Verdict::of(has_key, b, t, a) {
+                    Verdict::Equal => continue,
+                    Verdict::Differs(Mismatch::Extra) if rows_kept => continue,
+                    Verdict::Differs(what) => {
+                        let (source, target) = (b.unwrap_or_default(), t.unwrap_or_default());
+                        suspect = Suspect { times: suspect.times + 1, what, source, target };
+                    }
+                    Verdict::Changing => {}
+                }
+                still.insert(id, suspect);
+            }
+            (suspects, before) = (still, after);
+            let is_open = |s: &Suspect| s.times < ROUNDS && (s.times > 0 || round < ROUNDS);
+            if !suspects.values().any(is_open) {
+                break;
+            }
+        }
+        let (found, changing): (Vec<_>, Vec<_>) = suspects.into_iter().partition(|(_, s)| s.times >= ROUNDS);
+        report.changing += changing.len() as u64;
+        self.report(piece, &found, &texts, report).await
+    }
+
+    /// Lists what differs, and repairs it if that is asked for.
+    async fn report(
         &self,
-        record: &TableRecord,
-        schema: &Arc<TableSchema>,
-        range: &KeyRange,
-        rows: u64,
+        piece: &Piece<'_>,
+        found: &[(u128, Suspect)],
+        texts: &Texts,
         report: &mut TableReport,
     ) -> Result<()> {
-        let of = rows / KEYS_AT_ONCE + 1;
-        for remainder in 0..of {
-            let part = Part { of, remainder };
-            let mut suspects: Option<BTreeSet<(String, Mismatch)>> = None;
-            for _ in 0..ROUNDS {
-                let before = self.keys(self.source.text(schema, range).await?, schema, part, None).await?;
-                self.applied().await?;
-                let rows = self.sink.rows(&record.target, schema, range).await?;
-                let target = self.keys(rows, schema, part, Some(range)).await?;
-                let after = self.keys(self.source.text(schema, range).await?, schema, part, None).await?;
-                let mut found = differing(&before, &target, &after);
-                if record.apart.as_ref().is_some_and(|a| a.rows_kept) {
-                    found.retain(|(_, what)| *what != Mismatch::Extra);
-                }
-                let still = suspects.map_or(found.clone(), |s| s.intersection(&found).cloned().collect());
-                if still.is_empty() {
-                    suspects = None;
-                    break;
-                }
-                suspects = Some(still);
+        let has_key = piece.shape.has_key();
+        let mut found: Vec<_> = found.iter().map(|(id, suspect)| (texts.get(id), suspect)).collect();
+        found.sort_by_key(|(text, _)| (text.is_none(), text.map(|t| piece.shape.sort_key(t))));
+        for (text, suspect) in &found {
+            report.differing += 1;
+            if let (Some(text), true) = (text, report.keys.len() < LISTED) {
+                let times = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
+                let times = Times { source: times(suspect.source), target: times(suspect.target) };
+                let times = (!has_key).then_some(times);
+                report.keys.push(Difference { key: text.to_vec(), what: suspect.what, times });
             }
-            let suspects = suspects.unwrap_or_default();
-            if self.options.repair && !suspects.is_empty() {
-                let keys = key_batch(schema, suspects.iter().map(|(key, _)| key.as_str()))?;
-                self.engine.ask(self.job, Ask::Repair(record.name.clone(), keys)).await?;
-                report.repaired += suspects.len() as u64;
-            }
-            for (key, what) in suspects {
-                report.differing += 1;
-                if report.keys.len() < LISTED {
-                    let key = key.split(KEY_SEPARATOR).map(str::to_string).collect();
-                    report.keys.push(Difference { key, what });
-                }
-            }
+        }
+        if !self.options.repair || found.is_empty() {
+            return Ok(());
+        }
+        if !self.is_still(piece.record)? {
+            return Err(Error::schema("the table's definition changed while it was compared"));
+        }
+        let keys: Vec<&[String]> = found.iter().filter_map(|(text, _)| text.map(Vec::as_slice)).collect();
+        let repaired = match piece.shape.key_batch(&keys) {
+            Ok(batch) => self.engine.ask(self.job, Ask::Repair(piece.record.name.clone(), batch)).await,
+            Err(e) => Err(e.hint(format!("copy the table again: freshet resync {} {}", self.job, piece.record.name))),
+        };
+        match repaired {
+            Ok(()) => report.repaired += keys.len() as u64,
+            Err(e) => report.unrepaired = Some(e),
         }
         Ok(())
     }
 
-    async fn sum(
-        &self,
-        mut rows: Box<dyn crate::BatchStream>,
-        schema: &TableSchema,
-        within: Option<&KeyRange>,
-    ) -> Result<Sum> {
-        let mut sum = Sum::default();
-        while let Some(batch) = rows.next().await? {
-            each_row(&batch, schema, within, |_, hash| {
-                sum.rows += 1;
-                sum.hash = sum.hash.wrapping_add(hash);
-            })?;
-        }
-        Ok(sum)
+    async fn sums(&self, piece: &Piece<'_>, side: Side) -> Result<Sums> {
+        let mut sums = piece.shape.sums(piece.large);
+        self.each_row(piece, side, &mut |row| sums.add(row)).await?;
+        Ok(sums)
     }
 
-    async fn keys(
-        &self,
-        mut rows: Box<dyn crate::BatchStream>,
-        schema: &TableSchema,
-        part: Part,
-        within: Option<&KeyRange>,
-    ) -> Result<Keys> {
-        let mut keys = Keys::new();
-        while let Some(batch) = rows.next().await? {
-            each_row(&batch, schema, within, |key, hash| {
-                if xxhash_rust::xxh3::xxh3_64(key.as_bytes()) % part.of == part.remainder {
-                    keys.insert(key.to_string(), hash);
+    async fn values(&self, piece: &Piece<'_>, side: Side, wanted: &Wanted<'_>, texts: &mut Texts) -> Result<Values> {
+        let limit = if piece.shape.has_key() { usize::MAX } else { TEXTS_KEPT };
+        let mut values = Values::new();
+        let mut add = |row: &Row<'_>| {
+            match wanted {
+                Wanted::In(buckets) if !buckets.hold(row.id) => return,
+                Wanted::Suspects(ids) if !ids.contains_key(&row.id) => return,
+                Wanted::In(_) => {}
+                Wanted::Suspects(_) if texts.len() >= limit => {}
+                Wanted::Suspects(_) => {
+                    texts.entry(row.id).or_insert_with(|| row.text());
                 }
-            })?;
-        }
-        Ok(keys)
+            }
+            let value = values.entry(row.id).or_default();
+            *value = value.wrapping_add(row.value());
+        };
+        self.each_row(piece, side, &mut add).await?;
+        Ok(values)
     }
+
+    async fn each_row(&self, piece: &Piece<'_>, side: Side, f: &mut (dyn FnMut(&Row<'_>) + Send)) -> Result<()> {
+        let Piece { record, shape, range, .. } = piece;
+        let (mut rows, within) = match side {
+            Side::Source => (self.source.text(&shape.schema, range).await?, None),
+            // A sink may return more than the range.
+            Side::Target => (self.sink.rows(&record.target, &shape.schema, range).await?, Some(*range)),
+        };
+        while let Some(batch) = rows.next().await? {
+            shape.each_row(&batch, within, f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Suspect {
+    /// One that has not differed yet.
+    fn new() -> Suspect {
+        Suspect { times: 0, what: Mismatch::Changed, source: 0, target: 0 }
+    }
+}
+
+fn is_followed(record: &TableRecord) -> bool {
+    matches!(record.state, TableState::CatchingUp { .. } | TableState::Live)
 }
 
 /// The columns in which the target is to be equal; what is left out goes into the report.
@@ -352,128 +523,5 @@ fn comparable(apart: &Apart, schema: &TableSchema, report: &mut TableReport) -> 
     Ok(TableSchema { columns, ..schema.clone() })
 }
 
-fn is_ordered_alike(schema: &TableSchema) -> bool {
-    use DataType::{Int8, Int16, Int32, Int64, UInt8, UInt16, UInt32, UInt64};
-    let single = schema.key.len() == 1;
-    let column = schema.key.first().and_then(|k| schema.column(k));
-    single
-        && column
-            .is_some_and(|c| matches!(c.data_type, Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64))
-}
-
-/// Keys on whose row the source agrees with itself and not with the target.
-fn differing(before: &Keys, target: &Keys, after: &Keys) -> BTreeSet<(String, Mismatch)> {
-    let all: BTreeSet<&String> = before.keys().chain(target.keys()).collect();
-    all.into_iter()
-        .filter(|k| before.get(*k) == after.get(*k))
-        .filter_map(|k| match (before.get(k), target.get(k)) {
-            (Some(_), None) => Some((k.clone(), Mismatch::Missing)),
-            (None, Some(_)) => Some((k.clone(), Mismatch::Extra)),
-            (a, b) if a != b => Some((k.clone(), Mismatch::Changed)),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Calls `f` with key and hash of each row. A sink may return more than the range: what is outside is left out.
-fn each_row(
-    batch: &RecordBatch,
-    schema: &TableSchema,
-    within: Option<&KeyRange>,
-    mut f: impl FnMut(&str, u128),
-) -> Result<()> {
-    let columns: Vec<StringArray> = schema
-        .columns
-        .iter()
-        .map(|c| {
-            let array = batch
-                .column_by_name(&c.name)
-                .ok_or_else(|| Error::schema(format!("column {} is missing", c.name)).with("table", &schema.name))?;
-            match array.data_type() {
-                arrow::datatypes::DataType::Utf8 => Ok(array.as_string::<i32>().clone()),
-                _ => render(array.as_ref(), &c.data_type),
-            }
-        })
-        .collect::<Result<_>>()?;
-    let key = schema.key_indexes();
-    let bounds = within.filter(|_| is_ordered_alike(schema)).map(|r| (bound(&r.from), bound(&r.to)));
-    let (mut text, mut row_text) = (String::new(), Vec::new());
-    for row in 0..batch.num_rows() {
-        text.clear();
-        for (i, column) in key.iter().enumerate() {
-            if i > 0 {
-                text.push(KEY_SEPARATOR);
-            }
-            text.push_str(columns[*column].value(row));
-        }
-        if let Some((from, to)) = bounds {
-            let value = text.parse::<i128>().unwrap_or(i128::MIN);
-            if from.is_some_and(|f| value < f) || to.is_some_and(|t| value >= t) {
-                continue;
-            }
-        }
-        row_text.clear();
-        for column in &columns {
-            // Length in front, so that no two rows have the same bytes.
-            if column.is_null(row) {
-                row_text.extend_from_slice(&u64::MAX.to_le_bytes());
-            } else {
-                let value = column.value(row).as_bytes();
-                row_text.extend_from_slice(&(value.len() as u64).to_le_bytes());
-                row_text.extend_from_slice(value);
-            }
-        }
-        f(&text, xxh3_128(&row_text));
-    }
-    Ok(())
-}
-
-/// Keys, given as canonical text, as the source's types.
-fn key_batch<'a>(schema: &TableSchema, keys: impl Iterator<Item = &'a str>) -> Result<RecordBatch> {
-    let mut columns: Vec<Vec<&str>> = vec![Vec::new(); schema.key.len()];
-    for key in keys {
-        for (column, text) in columns.iter_mut().zip(key.split(KEY_SEPARATOR)) {
-            column.push(text);
-        }
-    }
-    let fail = |e| {
-        Error::unsupported("keys of this type cannot be repaired one by one")
-            .with("table", &schema.name)
-            .because(e)
-            .hint("copy the table again: freshet resync JOB TABLE")
-    };
-    let all = schema.arrow_fields();
-    let (mut fields, mut arrays) = (Vec::new(), Vec::new());
-    for (index, texts) in schema.key_indexes().into_iter().zip(columns) {
-        let text = StringArray::from(texts);
-        let options = arrow::compute::CastOptions { safe: false, ..Default::default() };
-        arrays.push(arrow::compute::cast_with_options(&text, all[index].data_type(), &options).map_err(fail)?);
-        fields.push(all[index].clone());
-    }
-    RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), arrays).map_err(fail)
-}
-
-fn bound(bound: &Option<Vec<String>>) -> Option<i128> {
-    bound.as_ref().and_then(|b| b.first()).and_then(|t| t.parse().ok())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keys(of: &[(&str, u128)]) -> Keys {
-        of.iter().map(|(k, h)| ((*k).to_string(), *h)).collect()
-    }
-
-    #[test]
-    fn counts_only_what_the_source_agrees_on() {
-        let before = keys(&[("1", 1), ("2", 2), ("3", 3), ("5", 5)]);
-        let target = keys(&[("1", 1), ("2", 9), ("4", 4), ("5", 6)]);
-        let after = keys(&[("1", 1), ("2", 2), ("3", 3), ("5", 7)]);
-        let found: Vec<_> = differing(&before, &target, &after).into_iter().collect();
-        assert_eq!(
-            found,
-            [("2".into(), Mismatch::Changed), ("3".into(), Mismatch::Missing), ("4".into(), Mismatch::Extra)]
-        );
-    }
-}
+mod tests;

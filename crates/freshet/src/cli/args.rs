@@ -276,9 +276,9 @@ pub(crate) struct Verify {
     /// The job
     pub(crate) job: String,
     /// Only these tables: shop.orders,shop.c*
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, visible_alias = "table", value_name = "PATTERN")]
     pub(crate) tables: Option<String>,
-    /// Compare at most so many key ranges of each table
+    /// Compare at most so many key ranges of each table (of about 50,000 rows)
     #[arg(long, value_name = "N")]
     pub(crate) sample: Option<u64>,
     /// Write the keys that differ as the source has them now
@@ -351,6 +351,15 @@ mod tests {
             };
             let parsed = Cli::try_parse_from([&["freshet", name], rest].concat()).expect(name);
             assert_eq!(parsed.command.name(), name);
+        }
+    }
+
+    #[test]
+    fn verify_takes_one_table_as_well() {
+        for option in ["--table", "--tables"] {
+            let parsed = Cli::try_parse_from(["freshet", "verify", "job", option, "shop.orders"]).unwrap();
+            let Command::Verify(Verify { tables, .. }) = parsed.command else { panic!("not verify") };
+            assert_eq!(tables.as_deref(), Some("shop.orders"));
         }
     }
 }
