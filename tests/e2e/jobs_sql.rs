@@ -13,7 +13,7 @@ async fn ask(conn: &mut Conn, sql: &str) -> (Vec<String>, Vec<Vec<String>>) {
     let mut result = conn.query_iter(sql).await.unwrap_or_else(|e| panic!("{e}\nin: {sql}"));
     let names = result.columns_ref().iter().map(|c| c.name_str().into_owned()).collect();
     let rows: Vec<Row> = result.collect().await.unwrap();
-    let text = |row: Row| row.unwrap().into_iter().map(|v| mysql_async::from_value::<Option<String>>(v));
+    let text = |row: Row| row.unwrap().into_iter().map(mysql_async::from_value::<Option<String>>);
     (names, rows.into_iter().map(|r| text(r).map(|v| v.unwrap_or_else(|| "-".into())).collect()).collect())
 }
 
