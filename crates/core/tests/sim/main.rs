@@ -80,7 +80,7 @@ impl Sim {
             state: Arc::new(Mutex::new(State::default())),
             faults: faults.clone(),
             atomic: shape.atomic_sink,
-            reject: shape.reject,
+            reject: shape.reject_amid,
             rejected: Arc::default(),
             policy: policy(seed),
         };
@@ -125,9 +125,9 @@ impl Sim {
     fn life(&self, life: usize, rng: &mut Rng) -> bool {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-        let (forget, anew) = {
+        let (forget, anew, life_ms) = {
             let world = self.world.lock().unwrap();
-            (world.shape.forget, world.shape.anew)
+            (world.shape.forget, world.shape.anew, world.shape.life_ms)
         };
         let limits = JobOptions {
             max_rows: if rng.bool() { rng.usize(1..40) } else { rng.usize(1..200) },
@@ -176,7 +176,7 @@ impl Sim {
                     }
                 };
                 created.expect("the job starts");
-                let graceful = if life < CALM { rng.u64(5..400) } else { 20_000 };
+                let graceful = if life < CALM { rng.u64(5..life_ms) } else { 20_000 };
                 tokio::select! {
                     biased;
                     () = self.until_finished(&engine) => true,

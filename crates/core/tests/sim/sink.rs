@@ -52,7 +52,7 @@ pub struct ModelSink {
     pub state: Arc<Mutex<State>>,
     pub faults: Faults,
     pub atomic: bool,
-    /// How often it begins to refuse a table.
+    /// How often it begins to refuse a table while a request for it is on its way.
     pub reject: f64,
     /// Tables whose loads are refused for good.
     pub rejected: Arc<Mutex<BTreeSet<TableName>>>,
@@ -443,7 +443,7 @@ impl Sink for ModelSink {
         let targets: Vec<_> = flush.loads.iter().map(|l| l.target.clone()).collect();
         let result = self.try_write(flush).await;
         // A sink begins to refuse a table while a request for it is on its way.
-        if result.is_err() && !targets.is_empty() && self.faults.chance(self.reject * 4.0) {
+        if result.is_err() && !targets.is_empty() && self.faults.chance(self.reject) {
             let unlucky = targets[self.faults.number(targets.len())].clone();
             self.faults.log(|| format!("sink rejects {unlucky}"));
             self.rejected.lock().unwrap().insert(unlucky);

@@ -222,10 +222,14 @@ pub struct Shape {
     pub keys: i64,
     pub write_ms: u64,
     pub crash: f64,
+    /// The longest life of a process that does not crash.
+    pub life_ms: u64,
     pub lost: f64,
     /// How often a lost request lands.
     pub late: f64,
     pub reject: f64,
+    /// The same, while a request is on its way.
+    pub reject_amid: f64,
     pub atomic_sink: bool,
     pub slow_ms: u64,
     /// How often the sink forgets labels, and a person lets the job begin anew or creates another, at a start.
@@ -254,9 +258,11 @@ impl Shape {
             keys: pick(&[4.0, 12.0, 40.0]) as i64,
             write_ms: pick(&[1.0, 8.0, 40.0]) as u64,
             crash: pick(&[0.0, 0.01, 0.03, 0.08]),
+            life_ms: 400,
             lost: pick(&[0.0, 0.05, 0.2]),
             late: 0.02,
             reject: pick(&[0.0, 0.01, 0.05]),
+            reject_amid: 0.0,
             atomic_sink,
             slow_ms: pick(&[0.0, 5.0, 60.0]) as u64,
             forget: pick(&[0.0, 0.0, 0.2, 0.6]),
@@ -264,10 +270,13 @@ impl Shape {
             servers: pick(&[1.0, 1.0, 2.0]) as usize,
             failover: pick(&[0.3, 0.9]),
         };
+        shape.reject_amid = shape.reject * 4.0;
         // A cluster that loses requests and refuses rows: what it has lost lands behind what comes next.
         if rng.u32(..6) == 0 {
-            (shape.lost, shape.reject, shape.crash, shape.suspend) = (0.2, 0.1, 0.0, 0.0);
-            (shape.late, shape.pause, shape.anew, shape.huge) = (0.2, 0.0, 0.0, 0.02);
+            (shape.lost, shape.reject, shape.crash, shape.suspend) = (0.2, 0.0, 0.0, 0.0);
+            (shape.reject_amid, shape.life_ms) = (0.7, 5000);
+            (shape.keys, shape.entries, shape.ddl, shape.write_ms) = (4, 80, 0.0, 40);
+            (shape.pause, shape.anew, shape.forget, shape.huge, shape.resync) = (0.0, 0.0, 0.0, 0.02, 0.0);
             (shape.atomic_sink, shape.keyless) = (false, false);
         }
         shape
