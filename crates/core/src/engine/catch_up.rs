@@ -746,7 +746,10 @@ impl Job {
         self.main.unstored.get_or_insert_with(Instant::now);
         let load = Load { target, label: label.clone(), rows, exact: false };
         let flush = || Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy };
-        let written = with_retries(|| context.sink.write(flush()), |e, pause| self.retrying(e, pause)).await;
+        let failed = |e: &Error, pause| self.retrying(e, pause);
+        let written = with_retries(|| context.sink.write(flush()), failed).await;
+        // An earlier try of a refused one may be on its way: it would land in rows of later.
+        let written = context.unless_done(written, &label, failed).await;
         // It is stored with what comes next; until then it is asked for once more.
         self.ledger.doubts.retain(|d| d.label != label);
         written

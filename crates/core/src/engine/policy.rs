@@ -132,11 +132,18 @@ pub(crate) fn decide(
     let as_it_is = || Ok(Decision::does(step.clone()));
     match step {
         TableChange::AddColumn { column, .. } => match (policy, there(&column.name)) {
-            (_, Some(kept)) => Ok(Decision::left_out(format!(
-                "column {} was added again: it goes on in the column that the target has kept",
-                kept.name
-            ))
-            .incomplete(&[&kept.name])),
+            (_, Some(kept)) => {
+                let name = &kept.name;
+                let what = format!("column {name} was added again: it goes on in the column that the target has kept");
+                let mut decision = Decision::left_out(what).incomplete(&[name]);
+                let (from, to) = (&kept.data_type, &column.data_type);
+                if policy == Lenient && !holds(from, to) && holds(to, from) {
+                    let source_type = column.source_type.clone();
+                    let (name, from, to) = (name.clone(), from.clone(), to.clone());
+                    decision.does.push(TableChange::ChangeType { name, from, to, source_type });
+                }
+                Ok(decision)
+            }
             (Evolve | TryEvolve, None) => as_it_is(),
             (Lenient, None) => {
                 let column = Column { nullable: true, ..column.clone() };

@@ -22,7 +22,7 @@ pub struct State {
     pub tables: BTreeMap<TableName, Table>,
     labels: BTreeSet<Label>,
     statements: BTreeSet<Label>,
-    last_statement: Option<Label>,
+    last_statements: BTreeMap<TableName, Label>,
     /// Labels of loads were forgotten, and no load has come since.
     forgetful: bool,
     /// Parts of transactions, by incarnation and lane.
@@ -237,12 +237,13 @@ impl State {
         self.staged.clear();
     }
 
-    /// Forgets what it has done, as if much time had passed; nothing is on its way then. Of the last statement a cluster
-    /// can tell by looking at the table whether it is done; of those before it cannot, once others have followed.
+    /// Forgets what it has done, as if much time had passed; nothing is on its way then. Of a table's last statement a
+    /// cluster can tell by looking at the table whether it is done; of those before it cannot, once others have followed.
     pub fn forget(&mut self) {
         self.late.clear();
         self.labels.clear();
-        self.statements.retain(|s| Some(s) == self.last_statement.as_ref());
+        let last: BTreeSet<&Label> = self.last_statements.values().collect();
+        self.statements.retain(|s| last.contains(s));
         self.forgetful = true;
     }
 
@@ -257,7 +258,10 @@ impl State {
             return Err(error);
         }
         self.statements.insert(label.clone());
-        self.last_statement = Some(label.clone());
+        for statement in statements {
+            let (name, _): (TableName, TableChange) = serde_json::from_str(&statement.0).expect("its own plan");
+            self.last_statements.insert(name, label.clone());
+        }
         Ok(())
     }
 
