@@ -146,7 +146,7 @@ pub(crate) async fn a_multiset_is_verified(source: Source) {
         }
     });
     equal_amid_changes(&sync, &["bag"]).await;
-    assert!(statements.stop().await > 100);
+    assert!(statements.stop().await > 10);
     sync.caught_up(&source, &db).await;
     let verified = verify(&sync, &["--json"]).await;
     assert_eq!(verified.code, 0, "{verified:?}");

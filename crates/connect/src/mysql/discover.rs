@@ -1,6 +1,7 @@
 //! What the server has: its tables from `information_schema`, and its place in its own log.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use freshet_core::schema::{quote_name, quote_text};
 use freshet_core::{
@@ -19,6 +20,9 @@ use super::wire::{Connection, Flavour, Row, server_error_number};
 const SYSTEM_DATABASES: &str = "'mysql', 'information_schema', 'performance_schema', 'sys'";
 /// How often [`MySql::begin`] starts over when schemas change under its hands.
 const BEGIN_ATTEMPTS: usize = 20;
+/// MySQL shows what a statement has changed an instant before `gtid_executed` holds it: a position that is noted in between
+/// would have the change still to come.
+const UNTIL_EXECUTED: Duration = Duration::from_millis(20);
 
 /// A table as `information_schema` describes it.
 #[derive(Debug, Clone)]
@@ -43,6 +47,9 @@ impl MySql {
         let mut before = visible_position(&mut c).await?;
         let mut tables = read_tables(&mut c, wanted).await?;
         for _ in 0..BEGIN_ATTEMPTS {
+            if c.server.flavour == Flavour::MySql {
+                tokio::time::sleep(UNTIL_EXECUTED).await;
+            }
             let low = visible_position(&mut c).await?;
             if low == before {
                 return Ok(CopyStart { low: low.position(), tables });

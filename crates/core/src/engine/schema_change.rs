@@ -325,6 +325,9 @@ impl Job {
                 // Another table may come by this name: nothing that the log says of it is about this one.
                 plan.schemas.remove(name);
                 record.schema_version = 0;
+                if let TableState::Suspended { at, .. } = &mut record.state {
+                    *at = None;
+                }
                 plan.tables.insert(name.clone(), record.clone());
                 let drop = format!("freshet sql 'DROP TABLE {}'", record.target.quoted());
                 return Err(refused_by_policy().hint(format!(
