@@ -17,12 +17,23 @@ use freshet_core::{
 use crate::faults::{Faults, lost};
 use crate::world::{Row, Table, default_of, fits, rename};
 
+/// The tables that a statement is about.
+fn names(statement: &Statement) -> Vec<TableName> {
+    let (name, change): (TableName, TableChange) = serde_json::from_str(&statement.0).expect("its own plan");
+    match change {
+        TableChange::RenameTable { to } => vec![name, to],
+        TableChange::ReplaceBy { shadow } => vec![name, shadow],
+        _ => vec![name],
+    }
+}
+
 #[derive(Default)]
 pub struct State {
     pub tables: BTreeMap<TableName, Table>,
     labels: BTreeSet<Label>,
     statements: BTreeSet<Label>,
-    last_statements: BTreeMap<TableName, Label>,
+    /// Those that are the last ones of all tables that they name.
+    last_statements: Vec<(Label, BTreeSet<TableName>)>,
     /// Labels of loads were forgotten, and no load has come since.
     forgetful: bool,
     /// Parts of transactions, by incarnation and lane.
@@ -242,7 +253,7 @@ impl State {
     pub fn forget(&mut self) {
         self.late.clear();
         self.labels.clear();
-        let last: BTreeSet<&Label> = self.last_statements.values().collect();
+        let last: BTreeSet<&Label> = self.last_statements.iter().map(|(label, _)| label).collect();
         self.statements.retain(|s| last.contains(s));
         self.forgetful = true;
     }
@@ -258,10 +269,9 @@ impl State {
             return Err(error);
         }
         self.statements.insert(label.clone());
-        for statement in statements {
-            let (name, _): (TableName, TableChange) = serde_json::from_str(&statement.0).expect("its own plan");
-            self.last_statements.insert(name, label.clone());
-        }
+        let named: BTreeSet<TableName> = statements.iter().flat_map(names).collect();
+        self.last_statements.retain(|(_, of)| of.is_disjoint(&named));
+        self.last_statements.push((label.clone(), named));
         Ok(())
     }
 
