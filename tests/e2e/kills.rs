@@ -142,11 +142,7 @@ pub(crate) async fn amid_a_large_transaction(source: Source) {
             conn.query_drop(format!("INSERT INTO {db}.t {rows}")).await.unwrap();
         }
         conn.query_drop("COMMIT").await.unwrap();
-        let start = Instant::now();
-        while sync.runs() {
-            assert!(start.elapsed() < PATIENCE, "{what} is never reached: {}", sync.log());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        sync.ended(PATIENCE, what).await;
         sync.spawn();
         let mut ours = sync.connect().await;
         let seen: u32 = ours.query_first(format!("SELECT COUNT(*) FROM {db}.t")).await.unwrap().unwrap();

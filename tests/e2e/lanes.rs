@@ -303,21 +303,11 @@ pub(crate) async fn purged_while_paused(source: Source) {
     let mut conn = source.connect().await;
     purge(&mut conn).await;
     let _ = sync.command(&["resume", "job"]);
-    let start = Instant::now();
-    let said = loop {
-        let status = sync.command(&["status", "job", "--json"]);
-        if status.stdout.contains("\"failed\"") || !sync.runs() {
-            break status.stdout;
-        }
-        assert!(start.elapsed() < PATIENCE, "{status:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let said = crate::away::failed(&mut sync).await;
     assert!(said.contains("purged") && said.contains("freshet resync"), "{said}\n{}", sync.log());
     let answer = sync.command(&["resync", "job"]);
     assert_eq!(answer.code, 0, "{answer:?}");
-    if !sync.runs() {
-        sync.spawn();
-    }
+    sync.spawn();
     sync.caught_up(&source, &db).await;
     freshet_tests::compare::assert_table(&mut conn, &mut sync.connect().await, &db, "t").await;
     let bag = format!("SELECT COUNT(*) FROM {db}.bag");

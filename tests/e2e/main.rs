@@ -49,6 +49,7 @@ on_both_servers! {
     keys::odd_names,
     ddl::columns_come_and_go,
     away::and_comes_back,
+    away::a_replica_takes_over,
     ddl::definitions_are_compared,
     ddl::tables_come_and_go,
     ddl::changes_are_seen_whole,

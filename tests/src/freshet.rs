@@ -192,6 +192,15 @@ impl Sync {
         self.child.as_mut().is_some_and(|c| c.try_wait().unwrap().is_none())
     }
 
+    /// Waits until the process has ended by itself; `what` has to end it.
+    pub async fn ended(&mut self, patience: Duration, what: &str) {
+        let start = Instant::now();
+        while self.runs() {
+            assert!(start.elapsed() < patience, "{what} does not end it:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Everything it printed.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.output).unwrap_or_default()

@@ -20,6 +20,16 @@ pub enum Flavour {
     MySql,
 }
 
+impl Flavour {
+    /// Its server's name in `FRESHET_TEST_NAME`.
+    fn variable(self) -> &'static str {
+        match self {
+            Flavour::MariaDb => "MARIADB",
+            Flavour::MySql => "MYSQL",
+        }
+    }
+}
+
 static LOCKS: [RwLock<()>; 2] = [RwLock::const_new(()), RwLock::const_new(())];
 
 /// One running server.
@@ -43,10 +53,7 @@ pub enum Turn {
 impl Source {
     /// The server, if this run has one.
     pub fn find(flavour: Flavour) -> Option<Source> {
-        match flavour {
-            Flavour::MariaDb => Source::named(flavour, "MARIADB"),
-            Flavour::MySql => Source::named(flavour, "MYSQL"),
-        }
+        Source::named(flavour, flavour.variable())
     }
 
     /// The server that the variable `FRESHET_TEST_NAME` is about.
@@ -63,10 +70,15 @@ impl Source {
 
     /// The server for a test, or a line that says that the test is skipped.
     pub fn find_or_skip(flavour: Flavour, test: &str) -> Option<Source> {
-        let found = Source::find(flavour);
+        Source::named_or_skip(flavour, flavour.variable(), test)
+    }
+
+    /// The server that the variable `FRESHET_TEST_NAME` is about, or a line that says that the test is skipped.
+    pub fn named_or_skip(flavour: Flavour, name: &str, test: &str) -> Option<Source> {
+        let found = Source::named(flavour, name);
         if found.is_none() {
             // Not `println!`, whose output the test harness keeps to itself.
-            let _ = writeln!(std::io::stdout(), "SKIPPED {test}: no {flavour:?} (run `cargo xtask test`)");
+            let _ = writeln!(std::io::stdout(), "SKIPPED {test}: no {name} (run `cargo xtask test`)");
         }
         found
     }
@@ -141,6 +153,11 @@ impl Source {
     /// The server's port of 127.0.0.1.
     pub fn port(&self) -> u16 {
         Opts::from_url(&self.url).unwrap().tcp_port()
+    }
+
+    /// The password of its root.
+    pub fn password(&self) -> String {
+        Opts::from_url(&self.url).unwrap().pass().unwrap_or_default().to_string()
     }
 
     /// The same URL with another port of 127.0.0.1.

@@ -216,9 +216,26 @@ pub fn hex(bytes: &[u8], out: &mut String) {
     }
 }
 
+/// The bytes of hexadecimal digits, of either case; `None` when these are others, or an odd number of them.
+pub fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let bytes = pairs.iter().map(|[a, b]| Some(digit(*a)? << 4 | digit(*b)?)).collect();
+    if rest.is_empty() { bytes } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hexadecimal_digits() {
+        let mut out = String::new();
+        hex(&[0, 0x1f, 0xab], &mut out);
+        assert_eq!(unhex(&out), Some(vec![0, 0x1f, 0xab]));
+        assert_eq!((unhex("1fAb"), unhex("")), (Some(vec![0x1f, 0xab]), Some(vec![])));
+        assert_eq!((unhex("1f0"), unhex("+1"), unhex("0x"), unhex("é")), (None, None, None, None));
+    }
 
     fn text(f: impl FnOnce(&mut String)) -> String {
         let mut s = String::new();

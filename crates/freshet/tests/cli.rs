@@ -282,6 +282,23 @@ const COMMANDS: [&str; 14] = [
 ];
 
 #[test]
+fn help_and_completions_name_every_command() {
+    let said = |args: &[&str]| {
+        let output = freshet(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (help, completions) = (said(&["--help"]), said(&["completions", "bash"]));
+    for command in COMMANDS {
+        assert!(help.contains(&format!("  {command} ")), "{command} is not in {help}");
+        assert!(completions.contains(command));
+        let own = said(&[command, "--help"]);
+        assert!(own.contains("--json") && !own.contains('\u{1b}'), "{own}");
+    }
+    assert!(said(&["--version"]).starts_with("freshet "));
+}
+
+#[test]
 fn one_envelope_for_every_failure() {
     let data = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| run_in(data.path(), &[args, &["--json"]].concat());

@@ -10,7 +10,7 @@ use arrow::array::builder::{
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::*;
 use async_trait::async_trait;
-use freshet_core::text::{civil_from_days, days_from_civil};
+use freshet_core::text::{civil_from_days, days_from_civil, unhex};
 use freshet_core::{BatchStream, Error, Result, TableSchema};
 
 use super::types::{DecodeOptions, MysqlType, ZeroDates};
@@ -181,13 +181,6 @@ pub(super) fn constant(of: &MysqlType, printed: &str, options: DecodeOptions) ->
     }
     // Copied out of buffers that have room for a whole batch.
     arrow::compute::take(&values.finish(0), &UInt32Array::from(vec![0]), None).ok()
-}
-
-fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
-    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
-    let bytes = pairs.iter().map(|[a, b]| Some(digit(*a)? << 4 | digit(*b)?)).collect();
-    if rest.is_empty() { bytes } else { None }
 }
 
 /// Makes batches of rows in the text protocol.

@@ -174,9 +174,7 @@ impl Engine {
         let mut record = self.record(name)?;
         record.spec.options = options;
         record.spec.validate()?;
-        let mut change = Change::new();
-        change.job(&record);
-        self.store.commit(change).await
+        self.store_job(&record).await
     }
 
     /// Starts every job that is meant to run.
@@ -235,8 +233,12 @@ impl Engine {
     async fn set_failed(&self, name: &str, failed: Option<Error>) -> Result<()> {
         let Some(mut record) = self.store.job(name)? else { return Ok(()) };
         record.failed = failed;
+        self.store_job(&record).await
+    }
+
+    async fn store_job(&self, record: &JobRecord) -> Result<()> {
         let mut change = Change::new();
-        change.job(&record);
+        change.job(record);
         self.store.commit(change).await
     }
 
@@ -250,23 +252,15 @@ impl Engine {
         }
     }
 
-    async fn set_desired(&self, name: &str, desired: Desired) -> Result<JobRecord> {
-        let mut record = self.record(name)?;
-        record.desired = desired;
-        record.failed = None;
-        let mut change = Change::new();
-        change.job(&record);
-        self.store.commit(change).await?;
-        Ok(record)
-    }
-
     /// Lets a job flush, store its position and stand still, also over restarts.
     ///
     /// # Errors
     /// `NotFound`.
     pub async fn pause(&self, name: &str) -> Result<()> {
         let _turn = self.turn().await?;
-        self.set_desired(name, Desired::Paused).await?;
+        let mut record = self.record(name)?;
+        (record.desired, record.failed) = (Desired::Paused, None);
+        self.store_job(&record).await?;
         self.end(name).await;
         Ok(())
     }
@@ -279,9 +273,8 @@ impl Engine {
     /// `NotFound`; `Config` when the URL is of another kind or wrong.
     pub async fn resume(self: &Arc<Self>, name: &str, source: Option<&str>) -> Result<()> {
         let _turn = self.turn().await?;
-        self.admits(name, source)?;
-        self.end(name).await;
         let record = self.mark_resumed(name, source).await?;
+        self.end(name).await;
         self.start(&record)
     }
 
@@ -290,29 +283,19 @@ impl Engine {
     /// # Errors
     /// `NotFound`; `Config` when the URL is of another kind.
     pub async fn mark_resumed(&self, name: &str, source: Option<&str>) -> Result<JobRecord> {
-        self.admits(name, source)?;
-        let mut record = self.set_desired(name, Desired::Running).await?;
-        if let Some(source) = source {
-            record.spec.source = source.to_string();
-            let mut change = Change::new();
-            change.job(&record);
-            self.store.commit(change).await?;
-        }
-        Ok(record)
-    }
-
-    /// Whether a job's source may be replaced by that one.
-    fn admits(&self, name: &str, source: Option<&str>) -> Result<()> {
-        let record = self.record(name)?;
-        let kind = |url: &str| url.split(':').next().unwrap_or_default().to_string();
-        match source {
-            Some(url) if kind(url) != kind(&record.spec.source) => {
-                Err(Error::config(format!("the job {name} reads from {}", record.spec.source_redacted()))
+        let mut record = self.record(name)?;
+        if let Some(url) = source {
+            let kind = |url: &str| url.split(':').next().unwrap_or_default().to_string();
+            if kind(url) != kind(&record.spec.source) {
+                return Err(Error::config(format!("the job {name} reads from {}", record.spec.source_redacted()))
                     .with("url", redact_url(url))
-                    .hint("only the same data can take its source's place: another address or other credentials"))
+                    .hint("only the same data can take its source's place: another address or other credentials"));
             }
-            _ => Ok(()),
+            record.spec.source = url.to_string();
         }
+        (record.desired, record.failed) = (Desired::Running, None);
+        self.store_job(&record).await?;
+        Ok(record)
     }
 
     /// Copies tables of a job again, all of them when none is named. The job runs on: what is live stays readable and
@@ -594,7 +577,7 @@ impl Engine {
             [] => "there are no jobs yet: `freshet sync SOURCE` makes one".to_string(),
             some => format!("jobs are: {}", some.join(", ")),
         };
-        Error::not_found(format!("there is no job named {}", crate::secret::redact_url(name))).hint(hint)
+        Error::not_found(format!("there is no job named {}", redact_url(name))).hint(hint)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {

@@ -15,7 +15,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::connector::{KeyRange, Sink, Source};
-use crate::engine::job::Ask;
 use crate::engine::{Engine, JobState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pattern::TablePattern;
@@ -443,7 +442,7 @@ impl Verifier<'_> {
         }
         let keys: Vec<&[String]> = found.iter().filter_map(|(text, _)| text.map(Vec::as_slice)).collect();
         let repaired = match piece.shape.key_batch(&keys) {
-            Ok(batch) => self.engine.ask(self.job, Ask::Repair(piece.record.name.clone(), batch)).await,
+            Ok(batch) => self.engine.repair(self.job, piece.record.name.clone(), batch).await,
             Err(e) => Err(e.hint(format!("copy the table again: freshet resync {} {}", self.job, piece.record.name))),
         };
         match repaired {

@@ -1,24 +1,26 @@
 //! `check`: whether the tables can be followed, with the statement that mends each finding.
 
+use std::path::Path;
+
 use freshet_core::secret::redact_url;
 use freshet_core::{Check, Error, Finding, Result, Verdict};
 use serde_json::json;
 
-use super::args::{From, Select};
+use super::args::From;
 use crate::connectors::{EMBEDDED, Sources, open_file_sink, pattern, with_password_file};
 use crate::render::checks::{findings, verdict};
 use crate::render::{Printer, Reply};
 
 /// The source's URL, with the file that holds its password.
-pub(super) fn source_url(source: &str, select: &Select) -> Result<String> {
-    match &select.password_file {
+pub(super) fn source_url(source: &str, password_file: Option<&Path>) -> Result<String> {
+    match password_file {
         Some(file) => with_password_file(source, file),
         None => Ok(source.to_string()),
     }
 }
 
 pub(super) async fn run(from: &From, printer: &Printer) -> Result<Reply> {
-    let url = source_url(&from.source, &from.select)?;
+    let url = source_url(&from.source, from.select.password_file.as_deref())?;
     let source = Sources::default().open(&url)?;
     let tables = pattern(&url, from.select.tables.as_deref())?;
     let mut all = source.check(&tables).await;

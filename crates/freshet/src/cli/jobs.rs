@@ -8,8 +8,8 @@ use freshet_core::{Error, Result, TablePattern};
 use serde_json::json;
 
 use super::args::{Resume, Status};
-use super::check::preflight;
-use crate::connectors::{Sources, with_password_file};
+use super::check::{preflight, source_url};
+use crate::connectors::Sources;
 use crate::node::{About, Asked};
 use crate::render::{Printer, Reply, envelope, status as shown};
 use crate::signals::Signals;
@@ -52,10 +52,7 @@ fn text(jobs: &[JobStatus], printer: &Printer) -> String {
 
 /// `resume`; a source that takes the place of the job's is looked at first.
 pub(super) async fn resume(args: &Resume, asked: &Asked<'_>, printer: &Printer) -> Result<Reply> {
-    let source = match (&args.source, &args.password_file) {
-        (Some(url), Some(file)) => Some(with_password_file(url, file)?),
-        (url, _) => url.clone(),
-    };
+    let source = args.source.as_ref().map(|url| source_url(url, args.password_file.as_deref())).transpose()?;
     if let Some(url) = &source {
         let title = format!("Source  {}", redact_url(url));
         let of_job = asked.jobs("status", About { job: &args.job, ..About::default() }).await?;

@@ -17,7 +17,7 @@ pub(super) async fn run(from: &From, changes: Option<SchemaPolicy>, printer: &Pr
     if changes != SchemaPolicy::default() {
         printer.data(&format!("-- schema changes: {changes}, {}\n\n", meaning(changes)));
     }
-    let url = source_url(&from.source, &from.select)?;
+    let url = source_url(&from.source, from.select.password_file.as_deref())?;
     let source = Sources::default().open(&url)?;
     let tables = pattern(&url, from.select.tables.as_deref())?;
     let sink = from.sink.as_deref().filter(|s| *s != EMBEDDED).map(open_file_sink).transpose()?;

@@ -40,7 +40,7 @@ pub(super) async fn run(args: Sync, data: &Path, printer: &Printer) -> Result<Re
 
 /// What the command asks for, as a job.
 fn spec(args: &Sync) -> Result<JobSpec> {
-    let source = source_url(&args.from.source, &args.from.select)?;
+    let source = source_url(&args.from.source, args.from.select.password_file.as_deref())?;
     let tables = pattern(&source, args.from.select.tables.as_deref())?;
     let name = args.name.clone().or_else(|| database_of(&source)).unwrap_or_else(|| "main".into());
     let legal = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };

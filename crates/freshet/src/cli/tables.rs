@@ -12,7 +12,7 @@ use crate::render::table::table;
 use crate::render::{Printer, Reply, Style, bytes, count};
 
 pub(super) async fn run(args: &Tables, printer: &Printer) -> Result<Reply> {
-    let url = source_url(&args.source, &args.select)?;
+    let url = source_url(&args.source, args.select.password_file.as_deref())?;
     let source = Sources::default().open(&url)?;
     // Without any selection: everything that the account sees.
     let wanted = match pattern(&url, args.select.tables.as_deref()) {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 
 use freshet_core::TableName;
+use freshet_core::text::unhex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::super::wire::Cursor;
@@ -63,12 +64,6 @@ impl fmt::Display for Xid {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
-    let digits = digits.filter(|d| d.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|d| d[0] << 4 | d[1]).collect())
 }
 
 /// A place in a server's log: where a transaction begins.

@@ -16,7 +16,7 @@ use crate::connector::KeyRange;
 use crate::datatype::DataType;
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
-use crate::text::render;
+use crate::text::{render, unhex};
 
 /// Buckets of a range of a divided table …
 const BUCKETS: usize = 1 << 10;
@@ -328,12 +328,6 @@ fn shortened(text: String) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| char::from(b).to_digit(16);
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|p| u8::try_from(digit(p[0])? * 16 + digit(*p.get(1)?)?).ok()).collect()
 }
 
 #[cfg(test)]
