@@ -14,7 +14,7 @@ use freshet_core::{Error, KeyRange, Position, Result, Split, TableSchema};
 use super::MySql;
 use super::binlog::gtid::GtidSet;
 use super::binlog::position::LogPosition;
-use super::discover::{Definition, definition, difference, gtids_at, snapshot_position};
+use super::discover::{Definition, definition, difference, snapshot_position};
 use super::key::Key;
 use super::text_values::{RowDecoder, TextBatches, expression, table_changed};
 use super::types::MysqlType;
@@ -196,7 +196,7 @@ async fn open_snapshot(source: &MySql, c: &mut Connection, table: &TableSchema, 
     opened
 }
 
-/// MariaDB: opens snapshots until one is at or behind `low`; gives its place.
+/// MariaDB: opens snapshots until one is at or behind `low`; gives its place, without the transactions before it.
 pub(super) async fn snapshot_at(c: &mut Connection, low: &LogPosition) -> Result<LogPosition> {
     let attempts = VISIBLE_SECONDS * 1000 / VISIBLE_PAUSE.as_millis() as u32;
     for _ in 0..attempts {
@@ -205,10 +205,7 @@ pub(super) async fn snapshot_at(c: &mut Connection, low: &LogPosition) -> Result
         let here = LogPosition::at(file, offset, None);
         let there = LogPosition { gtids: None, ..low.clone() };
         match here.compare(&there) {
-            Some(Ordering::Greater | Ordering::Equal) => {
-                let gtids = gtids_at(c, &here.file, here.offset).await?;
-                return Ok(LogPosition { gtids, ..here });
-            }
+            Some(Ordering::Greater | Ordering::Equal) => return Ok(here),
             Some(Ordering::Less) => c.execute("ROLLBACK").await?,
             None => {
                 return Err(Error::source_state("the server's log is not the one in which the copy began")

@@ -17,7 +17,7 @@ use freshet_core::{Cut, Error, ErrorKind, Position, Result, TableSchema};
 use super::MySql;
 use super::binlog::position::LogPosition;
 use super::copy::{columns_of, hold, snapshot_at};
-use super::discover::written_position;
+use super::discover::{numbered, written_position};
 use super::text_values::table_changed;
 use super::wire::{Connection, Flavour, server_error_number};
 
@@ -42,7 +42,7 @@ impl MySql {
             (true, Flavour::MariaDb) => {
                 let at = snapshot_at(&mut c, &low).await.map_err(|e| e.with("table", &table.name))?;
                 hold(&mut c, table).await?;
-                at
+                numbered(&mut c, at).await?
             }
             (true, Flavour::MySql) => {
                 let mut locker = self.session_at(&low).await?;

@@ -23,6 +23,8 @@ const BEGIN_ATTEMPTS: usize = 20;
 /// MySQL shows what a statement has changed an instant before `gtid_executed` holds it: a position that is noted in between
 /// would have the change still to come.
 const UNTIL_EXECUTED: Duration = Duration::from_millis(20);
+/// So often is the end of a log asked for on which others write meanwhile.
+const END_ATTEMPTS: u32 = 5;
 
 /// A table as `information_schema` describes it.
 #[derive(Debug, Clone)]
@@ -52,13 +54,13 @@ impl MySql {
             }
             let low = visible_position(&mut c).await?;
             if low == before {
-                return Ok(CopyStart { low: low.position(), tables });
+                return Ok(CopyStart { low: numbered(&mut c, low).await?.position(), tables });
             }
             let again = read_tables(&mut c, wanted).await?;
             let same = again.len() == tables.len()
                 && again.iter().zip(&tables).all(|(a, b)| a.name == b.name && a.schema == b.schema);
             if same {
-                return Ok(CopyStart { low: low.position(), tables });
+                return Ok(CopyStart { low: numbered(&mut c, low).await?.position(), tables });
             }
             (before, tables) = (low, again);
         }
@@ -80,7 +82,8 @@ impl MySql {
 /// The place up to which transactions are certainly visible to a SELECT that begins now.
 ///
 /// MariaDB tells the log's place of a consistent snapshot. MySQL's `gtid_executed` holds a transaction only once it is
-/// committed in the engine; without GTIDs there is only the log's end, and readers take a brief lock.
+/// committed in the engine; without GTIDs there is only the log's end, and readers take a brief lock. MariaDB's still
+/// needs [`numbered`].
 async fn visible_position(c: &mut Connection) -> Result<LogPosition> {
     if c.server.flavour == Flavour::MySql {
         return written_position(c).await;
@@ -89,8 +92,16 @@ async fn visible_position(c: &mut Connection) -> Result<LogPosition> {
     let snapshot = snapshot_position(c).await;
     c.execute("COMMIT").await?;
     let (file, offset) = snapshot?;
-    let gtids = gtids_at(c, &file, offset).await?;
-    Ok(LogPosition::at(file, offset, gtids).of_server(&identity(c).await?))
+    Ok(LogPosition::at(file, offset, None).of_server(&identity(c).await?))
+}
+
+/// A place with the transactions before it.
+pub(super) async fn numbered(c: &mut Connection, place: LogPosition) -> Result<LogPosition> {
+    if c.server.flavour == Flavour::MySql {
+        return Ok(place);
+    }
+    let gtids = gtids_at(c, &place.file, place.offset).await?;
+    Ok(LogPosition { gtids, ..place })
 }
 
 /// MariaDB: the log's place of the consistent snapshot that this connection has open.
@@ -102,22 +113,66 @@ pub(super) async fn snapshot_position(c: &mut Connection) -> Result<(String, u64
     file.map(str::to_string).zip(offset).ok_or_else(binlog_off)
 }
 
-/// MariaDB: the transactions before a place of the log.
-pub(super) async fn gtids_at(c: &mut Connection, file: &str, offset: u64) -> Result<Option<GtidSet>> {
+/// MariaDB: the transactions before a place of the log. Where that is not the log's end, the server reads the file up to
+/// there, which takes seconds where files are
+/// large.
+async fn gtids_at(c: &mut Connection, file: &str, offset: u64) -> Result<Option<GtidSet>> {
+    let (end, gtids) = end_of_log(c).await?;
+    if let (true, Some(gtids)) = (end == (file.to_string(), offset), gtids) {
+        return Ok(GtidSet::parse(&gtids));
+    }
     let sql = format!("SELECT BINLOG_GTID_POS({}, {offset})", quote_text(file));
     let rows = c.query(&sql).await?;
     Ok(rows.first().and_then(|r| r.get_str(0)).and_then(GtidSet::parse))
 }
 
+/// MariaDB: the log's end, and the transactions before it, unless some were being written just then: while the end is
+/// told none is in the middle of being written, and none was between two looks at their numbers that say the same.
+async fn end_of_log(c: &mut Connection) -> Result<((String, u64), Option<String>)> {
+    const NUMBERS: &str = "SELECT @@global.gtid_binlog_pos";
+    let mut before = first_text(c, NUMBERS).await?;
+    for left in (0..END_ATTEMPTS).rev() {
+        let end = written_place(c).await?;
+        let after = first_text(c, NUMBERS).await?;
+        if before == after || left == 0 {
+            return Ok((end, after.filter(|after| before.as_ref() == Some(after))));
+        }
+        before = after;
+    }
+    Err(Error::internal("no attempt was made to ask for the log's end"))
+}
+
+async fn first_text(c: &mut Connection, sql: &str) -> Result<Option<String>> {
+    Ok(c.query(sql).await?.first().and_then(|r| r.get_str(0)).map(str::to_string))
+}
+
+/// File and offset of the log's end.
+async fn written_place(c: &mut Connection) -> Result<(String, u64)> {
+    place(log_status(c).await?.first())
+}
+
+fn place(row: Option<&Row>) -> Result<(String, u64)> {
+    let file = row.and_then(|r| r.named("File")).map(str::to_string);
+    let offset = row.and_then(|r| r.named("Position")).and_then(|p| p.parse().ok());
+    file.zip(offset).ok_or_else(binlog_off)
+}
+
 /// The end of the log.
 pub(super) async fn written_position(c: &mut Connection) -> Result<LogPosition> {
-    let rows = log_status(c).await?;
-    let row = rows.first().ok_or_else(binlog_off)?;
-    let file = row.named("File").ok_or_else(binlog_off)?.to_string();
-    let offset = row.named("Position").and_then(|p| p.parse().ok()).ok_or_else(binlog_off)?;
-    let gtids = match c.server.flavour {
-        Flavour::MySql => row.named("Executed_Gtid_Set").and_then(GtidSet::parse),
-        Flavour::MariaDb => gtids_at(c, &file, offset).await?,
+    let ((file, offset), gtids) = match c.server.flavour {
+        Flavour::MySql => {
+            let rows = log_status(c).await?;
+            let executed = rows.first().and_then(|r| r.named("Executed_Gtid_Set")).and_then(GtidSet::parse);
+            (place(rows.first())?, executed)
+        }
+        Flavour::MariaDb => {
+            let (end, gtids) = end_of_log(c).await?;
+            let gtids = match gtids {
+                Some(gtids) => GtidSet::parse(&gtids),
+                None => gtids_at(c, &end.0, end.1).await?,
+            };
+            (end, gtids)
+        }
     };
     Ok(LogPosition::at(file, offset, gtids).of_server(&identity(c).await?))
 }
