@@ -32,6 +32,8 @@ const FULL_MULTISET_ROWS: u64 = 2 << 20;
 const MERGE_BYTES: u64 = 1 << 30;
 /// From this share of deleted rows on a segment is rewritten on its own, in percent.
 const DEAD_PERCENT: u64 = 30;
+/// By so much the thread that merges gives way to others: a merge is for later queries.
+const NICE: i32 = 10;
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -75,13 +77,22 @@ impl Maintainer {
         }
     }
 
-    /// Compacts whenever something has changed, until the warehouse is closed.
+    /// Compacts whenever something has changed, until the warehouse is closed; on a thread of its own.
     pub(crate) fn compact_loop(self) {
+        // On Linux that is a thread's, not the process's.
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "merges run at the priority of everything else");
+        }
         while self.shared.wait_for_compaction() {
             loop {
                 match self.compact_once(Merges::Due) {
                     Ok(Compacted::Merged) => {}
-                    Ok(Compacted::Later(time)) => self.shared.pause(time),
+                    Ok(Compacted::Later(time)) => {
+                        self.shared.pause(time);
+                        if self.shared.check_running().is_err() {
+                            return;
+                        }
+                    }
                     Ok(Compacted::Nothing) => break,
                     Err(error) => {
                         self.report("compaction", &error);
