@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use freshet_tests::freshet::{Sync, prepare_mark};
 use freshet_tests::source::Source;
-use freshet_tests::usage::usage;
+use freshet_tests::usage::{Usage, at_rest, usage};
 use mysql_async::Opts;
 use mysql_async::prelude::Queryable;
 
 use crate::Scale;
+use crate::copy::RUNS;
 use crate::report::Report;
 
 /// Rows of the table that is changed.
@@ -66,36 +67,42 @@ pub(crate) async fn measure(source: &Source, replica: &Source, scale: Scale, rep
     sync.caught_up(source, &db).await;
     replicated(source, replica).await;
 
+    let changes = scale.changes as f64;
     for (procedure, per) in [("one_by_one", 10), ("at_once", 1000)] {
-        assert_eq!(sync.terminate(), Some(0), "{}", sync.log());
-        replica.run("STOP SLAVE").await;
-        let start = Instant::now();
-        conn.query_drop(format!("CALL {procedure}({}, {per})", scale.changes)).await.unwrap();
-        println!("  {} changes written in {:.0} s", scale.changes, start.elapsed().as_secs_f64());
+        let (mut ours, mut theirs) = ((f64::MAX, Usage::default()), (f64::MAX, Usage::default()));
+        for _ in 0..RUNS {
+            at_rest(sync.pid()).await;
+            assert_eq!(sync.terminate(), Some(0), "{}", sync.log());
+            replica.run("STOP SLAVE").await;
+            let start = Instant::now();
+            conn.query_drop(format!("CALL {procedure}({}, {per})", scale.changes)).await.unwrap();
+            println!("  {} changes written in {:.0} s", scale.changes, start.elapsed().as_secs_f64());
+            at_rest(source.pid()).await;
 
-        let start = Instant::now();
-        sync.spawn();
-        sync.caught_up(source, &db).await;
-        let seconds = start.elapsed().as_secs_f64();
-        let ours = usage(sync.pid());
+            let start = Instant::now();
+            sync.spawn();
+            sync.caught_up(source, &db).await;
+            let seconds = start.elapsed().as_secs_f64();
+            if seconds < ours.0 {
+                ours = (seconds, usage(sync.pid()));
+            }
 
-        let before = usage(replica.pid());
-        let start = Instant::now();
-        replica.run("START SLAVE").await;
-        replicated(source, replica).await;
-        let theirs_s = start.elapsed().as_secs_f64();
-        let theirs = usage(replica.pid());
-
-        let changes = scale.changes as f64;
+            let before = usage(replica.pid());
+            let start = Instant::now();
+            replica.run("START SLAVE").await;
+            replicated(source, replica).await;
+            let seconds = start.elapsed().as_secs_f64();
+            if seconds < theirs.0 {
+                let after = usage(replica.pid());
+                theirs = (seconds, Usage { cpu_s: after.cpu_s - before.cpu_s, ..after });
+            }
+        }
         let detail = format!(
             "{:.1} CPU s, peak {:.0} MiB; replica {:.1} CPU s, {:.0} MiB",
-            ours.cpu_s,
-            ours.peak_mib,
-            theirs.cpu_s - before.cpu_s,
-            theirs.rss_mib
+            ours.1.cpu_s, ours.1.peak_mib, theirs.1.cpu_s, theirs.1.rss_mib
         );
         let measure = format!("catching up, transactions of {per}");
-        report.at_least_times(&measure, changes / seconds, ("replica", changes / theirs_s), 2.0, detail);
+        report.at_least_times(&measure, changes / ours.0, ("replica", changes / theirs.0), 2.0, detail);
     }
     replica.run("STOP SLAVE;\nRESET SLAVE ALL").await;
     drop(sync);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use freshet_tests::compare::assert_same_answer;
 use freshet_tests::freshet::prepare_mark;
 use freshet_tests::source::Source;
-use freshet_tests::usage::{forget_peak, usage};
+use freshet_tests::usage::{at_rest, forget_peak, usage};
 use mysql_async::prelude::Queryable;
 
 use crate::Scale;
@@ -42,6 +42,7 @@ pub(crate) async fn measure(source: &Source, scale: Scale, report: &mut Report) 
         source.run(&format!("TRUNCATE TABLE {db}.t")).await;
         let (mut sync, seconds, _) = copy_once(source, &db, "sbtest1", rows).await;
         first = first.min(seconds);
+        at_rest(sync.pid()).await;
         forget_peak(sync.pid());
         let before = usage(sync.pid());
         let probe = Probe::start(source, &sync, &db, PROBES, PAUSE);

@@ -1,6 +1,7 @@
 //! What a process takes, as Linux counts it.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 /// Memory and processor time of a process up to now.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,4 +31,18 @@ pub fn usage(pid: u32) -> Usage {
         line.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1024.0
     };
     Usage { cpu_s: (ticks(14) + ticks(15)) / 100.0, rss_mib: mib("VmRSS:"), peak_mib: mib("VmHWM:") }
+}
+
+/// Waits until the process takes less than a tenth of a processor: what it does behind an answer is done.
+pub async fn at_rest(pid: u32) {
+    let (begun, mut before) = (Instant::now(), usage(pid).cpu_s);
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = usage(pid).cpu_s;
+        if now - before < 0.1 {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "process {pid} does not come to rest");
+        before = now;
+    }
 }

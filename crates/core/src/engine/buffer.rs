@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::batch::ChangeBatch;
 use crate::connector::Commit;
+use crate::error::Result;
 use crate::schema::TableName;
 
 /// Rows between two flushes.
@@ -17,6 +18,8 @@ pub(crate) struct Buffer {
     commit: Option<Commit>,
     rows: usize,
     bytes: usize,
+    /// The complete transactions are folded already: nothing is added to them.
+    folded: bool,
 }
 
 /// What one flush takes out of the buffer.
@@ -24,6 +27,8 @@ pub(crate) struct Buffer {
 pub(crate) struct Taken {
     pub(crate) commit: Commit,
     pub(crate) tables: BTreeMap<TableName, Vec<ChangeBatch>>,
+    /// By [`Buffer::fold`].
+    pub(crate) folded: bool,
 }
 
 impl Buffer {
@@ -68,12 +73,30 @@ impl Buffer {
         self.count();
     }
 
+    /// Whether it waits as it is to be taken out.
+    pub(crate) fn is_folded(&self) -> bool {
+        self.folded
+    }
+
+    /// Folds the complete transactions while there is time for it. Nothing may be pushed any more until they are taken.
+    ///
+    /// # Errors
+    /// Those of `fold`.
+    pub(crate) fn fold(&mut self, fold: impl Fn(&[ChangeBatch]) -> Result<Vec<ChangeBatch>>) -> Result<()> {
+        for batches in self.complete.values_mut() {
+            *batches = fold(batches)?;
+        }
+        self.folded = true;
+        self.count();
+        Ok(())
+    }
+
     /// Takes the complete transactions out.
     pub(crate) fn take(&mut self) -> Option<Taken> {
         let commit = self.commit.take()?;
         let tables = std::mem::take(&mut self.complete);
         self.count();
-        Some(Taken { commit, tables })
+        Some(Taken { commit, tables, folded: std::mem::take(&mut self.folded) })
     }
 
     /// Takes out the rows of a transaction that has not ended.

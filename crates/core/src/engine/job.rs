@@ -124,6 +124,8 @@ pub struct Rules {
     pub moves: bool,
     /// A schema change has an intent.
     pub ddl_intent: bool,
+    /// A table of which rows have changed without being in the log is copied again.
+    pub unseen: bool,
     /// Each statement of a schema change is recorded when it is done.
     pub ddl_steps: bool,
     /// That tables join is recorded before their shadows take their places.
@@ -160,6 +162,7 @@ impl Default for Rules {
             doubts: true,
             in_force: true,
             parked: true,
+            unseen: true,
             tries: true,
             overlay: true,
             moves: true,
@@ -662,7 +665,7 @@ impl Job {
         while self.lane(which).is_some_and(|l| l.flush_is_due(&context, hurry)) {
             self.start_flush(which).await?;
         }
-        Ok(())
+        self.lane(which).map_or(Ok(()), |lane| lane.fold_ahead(&context))
     }
 
     async fn start_flush(&mut self, which: u32) -> Result<()> {
@@ -718,7 +721,8 @@ impl Job {
     async fn main_event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Rows(batch) => self.main.push(batch),
-            Event::Unseen { table, reason } => drop(self.unseen.insert(table, reason)),
+            Event::Unseen { table, reason } if self.context.rules.unseen => drop(self.unseen.insert(table, reason)),
+            Event::Unseen { .. } => {}
             Event::Commit(commit) => {
                 self.changed_unseen(&commit.position).await?;
                 self.main.commit(&self.context, commit);

@@ -288,7 +288,8 @@ impl Lane {
             true => self.replays_in_parts(),
             false => self.buffer.is_ready() || self.buffer.is_open(),
         };
-        self.events.is_some() && !self.complete && !(full && waits)
+        let no_room = full && waits || self.buffer.is_folded();
+        self.events.is_some() && !self.complete && !no_room
     }
 
     pub(crate) fn push(&mut self, batch: ChangeBatch) {
@@ -339,8 +340,22 @@ impl Lane {
         if self.replaying {
             return self.complete || full && self.replays_in_parts();
         }
+        let full = full || self.buffer.is_folded();
         let old = self.since.is_none_or(|t| Instant::now() >= t + age(options));
         self.buffer.is_ready() && (old || full || hurry) || full && self.buffer.is_open()
+    }
+
+    /// While a flush is under way and the next one is full, the next one is folded.
+    ///
+    /// # Errors
+    /// When its rows do not fit together.
+    pub(crate) fn fold_ahead(&mut self, context: &Context) -> Result<()> {
+        let options = &context.spec.options;
+        let full = self.buffer.is_ready() && self.buffer.is_full(options.max_rows, options.max_bytes);
+        if self.flushing.is_none() || self.replaying || !full || self.buffer.is_folded() || !context.rules.keep_last {
+            return Ok(());
+        }
+        self.buffer.fold(|batches| fold_by(batches, folding(&context.rules)))
     }
 
     /// What went out whole is replayed whole, whatever the limits are now: some of its loads may be in the sink, and
@@ -352,9 +367,9 @@ impl Lane {
     /// Takes what is complete out of the buffer, or else a part of a transaction that is too large for it, folds it
     /// into loads and supplies what rows that were moved do not say. Commits without rows only move the position.
     pub(crate) async fn prepare(&mut self, context: &Context) -> Result<Option<Prepared>> {
-        let (tables, commit) = match self.buffer.take() {
-            Some(taken) => (taken.tables, Some(taken.commit)),
-            None => (self.buffer.take_open(), None),
+        let (tables, commit, folded) = match self.buffer.take() {
+            Some(taken) => (taken.tables, Some(taken.commit), taken.folded || !context.rules.keep_last),
+            None => (self.buffer.take_open(), None, !context.rules.keep_last),
         };
         if commit.is_some() {
             self.since = None;
@@ -362,10 +377,9 @@ impl Lane {
         let to = commit.as_ref().map_or_else(|| self.position.clone(), |c| c.position.clone());
         let (mut raised, mut copy_again) = (BTreeMap::new(), Vec::new());
         let mut loads = Vec::with_capacity(tables.len());
-        let how = Folding { overlay: context.rules.overlay, moves: context.rules.moves };
         for (name, batches) in tables {
             let Some(route) = self.routes.get(&name) else { continue };
-            let mut folded = if context.rules.keep_last { fold_by(&batches, how)? } else { batches };
+            let mut folded = if folded { batches } else { fold_by(&batches, folding(&context.rules))? };
             if !route.exact && context.rules.read_back {
                 match read_back(context, &mut folded).await {
                     Ok(high) => raised.extend(high.map(|high| (name.clone(), high))),
@@ -584,6 +598,10 @@ pub(crate) async fn flush_end(flush: Option<&mut Task<Result<()>>>) -> Result<()
         Some(task) => task.join().await.and_then(|r| r),
         None => std::future::pending().await,
     }
+}
+
+fn folding(rules: &Rules) -> Folding {
+    Folding { overlay: rules.overlay, moves: rules.moves }
 }
 
 fn age(options: &JobOptions) -> Duration {

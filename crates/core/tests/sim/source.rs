@@ -17,7 +17,7 @@ use freshet_core::{
 
 use crate::faults::Faults;
 use crate::log::Set;
-use crate::world::{Entry, Table, World, copy_batch, shape, shown_column};
+use crate::world::{Entry, Table, World, copy_batch, shape, shown_column, unseen};
 
 /// What the engine relies on in a source; the simulation can break it.
 #[derive(Debug, Clone, Copy)]
@@ -326,6 +326,13 @@ impl Changes {
                     let rows = batch.rows.slice(from, to - from);
                     self.ready.push_back(Event::Rows(freshet_core::ChangeBatch { rows, ..batch.clone() }));
                     from = to;
+                }
+            }
+            for table in unseen(&world.log, &taken) {
+                let known = self.followed.contains_key(table) || self.watched.contains_key(table);
+                if known || self.pattern.matches(table) {
+                    let reason = "a foreign key changed them".to_string();
+                    self.ready.push_back(Event::Unseen { table: table.clone(), reason });
                 }
             }
         }

@@ -165,6 +165,8 @@ pub struct Op {
     pub table: TableName,
     pub schema: Arc<TableSchema>,
     pub what: What,
+    /// A foreign key did it below the log.
+    pub unseen: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -193,7 +195,7 @@ impl Entry {
     pub fn shown(&self) -> String {
         match self {
             Entry::Rows(ops) => {
-                let op = |o: &Op| format!(" {}{:?}", o.table.table, o.what);
+                let op = |o: &Op| format!(" {}{}{:?}", if o.unseen { "unseen:" } else { "" }, o.table.table, o.what);
                 ops.iter().map(op).collect::<String>().replace("Some", "").replace("None", "_")
             }
             Entry::Schema(change) => format!("{:?}", change.steps),
@@ -218,6 +220,8 @@ pub struct Shape {
     pub pause: f64,
     /// How often a stream cannot follow a table any more.
     pub suspend: f64,
+    /// How often a transaction changes rows of some table without logging it.
+    pub cascade: f64,
     pub huge: f64,
     pub keys: i64,
     pub write_ms: u64,
@@ -254,6 +258,7 @@ impl Shape {
             repair: pick(&[0.0, 0.0, 0.01, 0.05]),
             pause: pick(&[0.0, 0.0, 0.0, 0.01]),
             suspend: pick(&[0.0, 0.0, 0.0, 0.02]),
+            cascade: 0.0,
             huge: pick(&[0.02, 0.15, 0.4]),
             keys: pick(&[4.0, 12.0, 40.0]) as i64,
             write_ms: pick(&[1.0, 8.0, 40.0]) as u64,
@@ -437,9 +442,40 @@ impl World {
             let table = state.get_mut(&name).expect("just listed");
             let schema = Arc::new(table.schema.clone());
             let what = if schema.has_key() { self.keyed(table) } else { self.keyless(table) };
-            ops.extend(what.map(|what| Op { table: name, schema, what }));
+            ops.extend(what.map(|what| Op { table: name, schema, what, unseen: false }));
+        }
+        if self.shape.cascade > 0.0 && self.rng.f64() < self.shape.cascade {
+            let name = names[self.rng.usize(..names.len())].clone();
+            let table = state.get_mut(&name).expect("just listed");
+            let schema = Arc::new(table.schema.clone());
+            for _ in 0..self.rng.usize(1..4) {
+                let what = if schema.has_key() { self.cascaded(table) } else { None };
+                ops.extend(what.map(|what| Op {
+                    table: name.clone(),
+                    schema: Arc::clone(&schema),
+                    what,
+                    unseen: true,
+                }));
+            }
         }
         ops
+    }
+
+    /// What a foreign key does to a row: CASCADE and SET NULL, of deletes and updates.
+    fn cascaded(&mut self, table: &mut Table) -> Option<What> {
+        let key = *table.rows.keys().nth(self.rng.usize(..table.rows.len().max(1)))?;
+        let old = table.rows[&key].clone();
+        let to = self.rng.i64(0..self.shape.keys);
+        let what = match self.rng.u32(..3) {
+            0 => What::Delete(key),
+            1 if !table.rows.contains_key(&to) => What::Move(key, self.row(&table.schema.clone(), to), None),
+            _ => {
+                let column = |(c, old): (&Column, &Option<i64>)| if c.nullable { None } else { *old };
+                What::Upsert(table.schema.columns.iter().zip(&old).map(column).collect(), None)
+            }
+        };
+        table.apply(&what);
+        Some(what)
     }
 
     fn keyless(&mut self, table: &mut Table) -> Option<What> {
@@ -656,7 +692,7 @@ impl World {
         let mut by_table: BTreeMap<&TableName, Vec<&Op>> = BTreeMap::new();
         for entry in entries {
             if let Entry::Rows(ops) = &self.log[*entry] {
-                for op in ops.iter().filter(|op| known.contains_key(&op.table)) {
+                for op in ops.iter().filter(|op| !op.unseen && known.contains_key(&op.table)) {
                     by_table.entry(&op.table).or_default().push(op);
                 }
             }
@@ -674,6 +710,12 @@ impl World {
         }
         out
     }
+}
+
+/// The tables that transactions have changed without logging it.
+pub fn unseen<'a>(log: &'a [Entry], entries: &[usize]) -> BTreeSet<&'a TableName> {
+    let rows = entries.iter().filter_map(|entry| if let Entry::Rows(ops) = &log[*entry] { Some(ops) } else { None });
+    rows.flatten().filter(|op| op.unseen).map(|op| &op.table).collect()
 }
 
 fn one(name: TableName, change: TableChange) -> SchemaChange {
