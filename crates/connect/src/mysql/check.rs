@@ -232,18 +232,46 @@ impl Server {
     }
 }
 
+/// What the server lets the user do, as far as it lists it.
+struct Grants {
+    user: String,
+    /// `SHOW GRANTS` in upper case.
+    lines: Vec<String>,
+    /// Some come by roles, whose grants are not listed.
+    roles: bool,
+}
+
+impl Grants {
+    async fn ask(c: &mut Connection) -> Result<Grants> {
+        let user = c.query("SELECT CURRENT_USER()").await?;
+        let user = user.first().and_then(|r| r.get_str(0)).unwrap_or_default().to_string();
+        let user = match user.rsplit_once('@') {
+            Some((name, host)) => format!("{}@{}", quote_name(name), quote_name(host)),
+            None => user,
+        };
+        let rows = c.query("SHOW GRANTS FOR CURRENT_USER()").await?;
+        let lines: Vec<String> = rows.iter().filter_map(|r| r.get_str(0)).map(str::to_ascii_uppercase).collect();
+        // A line without ON gives a role.
+        let roles = lines.iter().any(|l| !l.contains(" ON "));
+        Ok(Grants { user, lines, roles })
+    }
+
+    /// Whether one of these is granted everywhere, or in this database by its name (`_` may be escaped in it).
+    fn has(&self, privileges: &[&str], database: Option<&str>) -> bool {
+        let name = database.map(|d| quote_name(d).to_ascii_uppercase());
+        let there = |line: &&String| {
+            let in_database = |name: &String| line.replace("\\_", "_").contains(&format!(" ON {name}.* "));
+            line.contains(" ON *.* ") || name.as_ref().is_some_and(in_database)
+        };
+        let any = |line: &String| line.contains("ALL PRIVILEGES") || privileges.iter().any(|p| line.contains(p));
+        self.lines.iter().filter(there).any(any)
+    }
+}
+
 /// What the user may do at the server.
 async fn grants(c: &mut Connection) -> Result<Vec<Finding>> {
-    let user = c.query("SELECT CURRENT_USER()").await?;
-    let user = user.first().and_then(|r| r.get_str(0)).unwrap_or_default().to_string();
-    let user = match user.rsplit_once('@') {
-        Some((name, host)) => format!("{}@{}", quote_name(name), quote_name(host)),
-        None => user,
-    };
-    let rows = c.query("SHOW GRANTS FOR CURRENT_USER()").await?;
-    let lines: Vec<String> = rows.iter().filter_map(|r| r.get_str(0)).map(str::to_ascii_uppercase).collect();
-    // A line without ON gives a role, whose own grants are not listed.
-    let roles = lines.iter().any(|l| !l.contains(" ON "));
+    let grants = Grants::ask(c).await?;
+    let Grants { user, roles, .. } = &grants;
     let mariadb_monitor = c.server.flavour == Flavour::MariaDb && c.server.version >= (10, 5, 0);
     let monitor = if mariadb_monitor { "BINLOG MONITOR" } else { "REPLICATION CLIENT" };
     let mut out = Vec::new();
@@ -251,13 +279,11 @@ async fn grants(c: &mut Connection) -> Result<Vec<Finding>> {
         ("grant to stream", "REPLICATION SLAVE", "REPLICATION REPLICA", "read the log"),
         ("grant to look", monitor, "REPLICATION CLIENT", "see the log's end"),
     ] {
-        let global = |l: &&String| l.contains(" ON *.* ");
-        let has = |l: &String| l.contains("ALL PRIVILEGES") || l.contains(privilege) || l.contains(other);
-        out.push(match lines.iter().filter(global).any(has) {
+        out.push(match grants.has(&[privilege, other], None) {
             true => Finding::new(name, Verdict::Ok, privilege),
             false => {
-                let verdict = if roles { Verdict::Warning } else { Verdict::Failed };
-                let message = match roles {
+                let verdict = if *roles { Verdict::Warning } else { Verdict::Failed };
+                let message = match *roles {
                     true => format!("{user} has {privilege} (to {what}) only if one of its roles has it"),
                     false => format!("{user} may not {what}: {privilege} is missing"),
                 };
@@ -419,10 +445,17 @@ async fn look_at(c: &mut Connection, wanted: &TablePattern, found: &[Discovered]
     }
     let mut out = Vec::new();
     let mut sound = 0;
+    let grants = if c.server.flavour == Flavour::MySql { Grants::ask(c).await.ok() } else { None };
     for (i, table) in found.iter().enumerate() {
-        match &table.schema {
-            Err(e) => out.push(failure("table", e).about(&table.name)),
-            Ok(schema) if !schema.has_key() => out.push(
+        let schema = match &table.schema {
+            Err(e) => {
+                out.push(failure("table", e).about(&table.name));
+                continue;
+            }
+            Ok(schema) => schema,
+        };
+        if !schema.has_key() {
+            out.push(
                 Finding::new(
                     "key",
                     Verdict::Warning,
@@ -431,17 +464,31 @@ async fn look_at(c: &mut Connection, wanted: &TablePattern, found: &[Discovered]
                 )
                 .about(&table.name)
                 .fix(format!("ALTER TABLE {} ADD PRIMARY KEY (…);", table.name.quoted())),
+            );
+        }
+        let database = &table.name.database;
+        if let Some(grants) = grants.as_ref().filter(|g| !schema.has_key() && !g.has(&["LOCK TABLES"], Some(database)))
+        {
+            let message = format!(
+                "without a key the table is copied behind a LOCK TABLES … READ of a moment, and {} may not do that, unless \
+                 by a role or a pattern",
+                grants.user
+            );
+            let fix = format!("GRANT LOCK TABLES ON {}.* TO {};", quote_name(database), grants.user);
+            out.push(Finding::new("grant to lock", Verdict::Warning, message).about(&table.name).fix(fix));
+        }
+        if i >= TABLES_TRIED {
+            sound += 1;
+            continue;
+        }
+        match c.execute(&format!("SELECT 1 FROM {} LIMIT 0", table.name.quoted())).await {
+            Ok(()) => sound += 1,
+            Err(e) if e.kind == ErrorKind::Permission => out.push(
+                Finding::new("grant to read", Verdict::Failed, e.line())
+                    .about(&table.name)
+                    .fix(format!("GRANT SELECT ON {}.* TO CURRENT_USER();", quote_name(database))),
             ),
-            Ok(_) if i >= TABLES_TRIED => sound += 1,
-            Ok(_) => match c.execute(&format!("SELECT 1 FROM {} LIMIT 0", table.name.quoted())).await {
-                Ok(()) => sound += 1,
-                Err(e) if e.kind == ErrorKind::Permission => out.push(
-                    Finding::new("grant to read", Verdict::Failed, e.line())
-                        .about(&table.name)
-                        .fix(format!("GRANT SELECT ON {}.* TO CURRENT_USER();", quote_name(&table.name.database))),
-                ),
-                Err(e) => out.push(failure("table", &e).about(&table.name)),
-            },
+            Err(e) => out.push(failure("table", &e).about(&table.name)),
         }
     }
     out.push(Finding::new("tables", Verdict::Ok, format!("{sound} of {} can be copied and followed", found.len())));

@@ -116,7 +116,7 @@ pub(super) async fn snapshot_position(c: &mut Connection) -> Result<(String, u64
 /// MariaDB: the transactions before a place of the log. Where that is not the log's end, the server reads the file up to
 /// there, which takes seconds where files are
 /// large.
-async fn gtids_at(c: &mut Connection, file: &str, offset: u64) -> Result<Option<GtidSet>> {
+pub(super) async fn gtids_at(c: &mut Connection, file: &str, offset: u64) -> Result<Option<GtidSet>> {
     let (end, gtids) = end_of_log(c).await?;
     if let (true, Some(gtids)) = (end == (file.to_string(), offset), gtids) {
         return Ok(GtidSet::parse(&gtids));
@@ -128,7 +128,7 @@ async fn gtids_at(c: &mut Connection, file: &str, offset: u64) -> Result<Option<
 
 /// MariaDB: the log's end, and the transactions before it, unless some were being written just then: while the end is
 /// told none is in the middle of being written, and none was between two looks at their numbers that say the same.
-async fn end_of_log(c: &mut Connection) -> Result<((String, u64), Option<String>)> {
+pub(super) async fn end_of_log(c: &mut Connection) -> Result<((String, u64), Option<String>)> {
     const NUMBERS: &str = "SELECT @@global.gtid_binlog_pos";
     let mut before = first_text(c, NUMBERS).await?;
     for left in (0..END_ATTEMPTS).rev() {

@@ -9,11 +9,13 @@ use std::time::Duration;
 use arrow::array::{Array, RecordBatch};
 use freshet_core::batch::{OP_COLUMN, OP_DELETE, OP_MOVE, OP_UPSERT};
 use freshet_core::{
-    BatchStream, ChangeBatch, ChangesRequest, DefaultValue, ErrorKind, Event, KeyRange, Position, Source, TableChange,
-    TableName, TablePattern, TableSchema, text,
+    BatchStream, ChangeBatch, ChangesRequest, Check, DefaultValue, ErrorKind, Event, KeyRange, Position, Source,
+    TableChange, TableName, TablePattern, TableSchema, text,
 };
 
 use super::MySql;
+use super::binlog::gtid::GtidSet;
+use super::discover::{end_of_log, gtids_at};
 use super::wire::{Connection, Flavour, Options, live::servers};
 
 /// A row as canonical text.
@@ -350,6 +352,51 @@ async fn a_cut_and_the_stream_behind_it_are_the_table() {
     }
 }
 
+/// MariaDB tells the end of its log and its transactions apart; what we put together is what it reads in the log.
+#[tokio::test]
+async fn the_end_of_the_log_has_its_transactions() {
+    for o in servers("the_end_of_the_log_has_its_transactions") {
+        let mut b = Bench::new(&o, "ends").await;
+        if b.mysql {
+            continue;
+        }
+        b.run("CREATE TABLE t (id INT PRIMARY KEY, v INT)").await;
+        b.run("FLUSH BINARY LOGS").await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writers = Vec::new();
+        for writer in 0..2 {
+            let (mut c, stop) = (b.another().await, Arc::clone(&stop));
+            writers.push(tokio::spawn(async move {
+                let mut n = 0;
+                while !stop.load(Memory::Relaxed) {
+                    n += 1;
+                    c.execute(&format!("REPLACE INTO t VALUES ({writer}, {n})")).await.unwrap();
+                    if n % 50 == 0 {
+                        c.execute("FLUSH BINARY LOGS").await.unwrap();
+                    }
+                    tokio::time::sleep(Duration::from_micros(n % 7 * 300)).await;
+                }
+            }));
+        }
+        let mut told = 0;
+        for _ in 0..100 {
+            let ((file, offset), gtids) = end_of_log(&mut b.c).await.unwrap();
+            let Some(gtids) = gtids else { continue };
+            told += 1;
+            let rows = b.c.query(&format!("SELECT BINLOG_GTID_POS('{file}', {offset})")).await.unwrap();
+            let read = rows[0].get_str(0).and_then(GtidSet::parse);
+            assert_eq!(GtidSet::parse(&gtids), read, "{file}:{offset}");
+            let again = gtids_at(&mut b.c, &file, offset).await.unwrap();
+            assert_eq!(again, read, "{file}:{offset}, when it may no longer be the end");
+        }
+        stop.store(true, Memory::Relaxed);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert!(told > 20, "only {told} times of 100");
+    }
+}
+
 #[tokio::test]
 async fn a_cut_without_the_grant_says_which() {
     for o in servers("a_cut_without_the_grant_says_which") {
@@ -364,6 +411,16 @@ async fn a_cut_without_the_grant_says_which() {
         let e = poor.cut(&b.schema("k").await, &low).await.err().unwrap();
         assert_eq!(e.kind, ErrorKind::Permission, "{e}");
         assert!(e.hint.as_deref().is_some_and(|h| h.contains("GRANT SELECT, LOCK TABLES ON `fr_cut_grant`.*")), "{e}");
+        // MySQL needs it for every table without a key, and `check` says so beforehand.
+        let lacks = async || {
+            let findings = poor.check(&b.pattern).await;
+            let fix = findings.iter().find(|f| f.name == "grant to lock").and_then(|f| f.fix.clone());
+            fix.map(|fix| fix.contains("GRANT LOCK TABLES ON `fr_cut_grant`.* TO `fr_cutter`@`%`"))
+        };
+        assert_eq!(lacks().await, b.mysql.then_some(true));
+        let grant = "GRANT LOCK TABLES ON `fr\\_cut\\_grant`.* TO fr_cutter@'%'";
+        b.another().await.execute(grant).await.unwrap();
+        assert_eq!(lacks().await, None);
         b.run("DROP USER fr_cutter@'%'").await;
     }
 }

@@ -115,3 +115,47 @@ impl Buffer {
         self.bytes = left().map(ChangeBatch::bytes).sum();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int8Array, Int64Array};
+
+    use super::*;
+    use crate::batch::OP_UPSERT;
+    use crate::engine::fold::{Folding, fold_by};
+    use crate::{Column, DataType, Position, TableSchema};
+
+    fn rows(keys: &[i64]) -> ChangeBatch {
+        let schema = TableSchema {
+            name: TableName::new("d", "t"),
+            columns: vec![Column::new("k", DataType::Int64).not_null()],
+            key: vec!["k".into()],
+            comment: String::new(),
+            source_defaults: String::new(),
+        };
+        let column: ArrayRef = Arc::new(Int64Array::from(keys.to_vec()));
+        ChangeBatch::partial(Arc::new(schema), &[0], vec![column], Int8Array::from(vec![OP_UPSERT; keys.len()]))
+            .unwrap()
+    }
+
+    #[test]
+    fn is_folded_ahead_of_the_rows_of_an_open_transaction() {
+        let mut buffer = Buffer::default();
+        buffer.push(rows(&[1, 2]));
+        buffer.push(rows(&[2, 3]));
+        buffer.commit(Commit { position: Position::at("1"), time_ms: None, transactions: 1 });
+        buffer.push(rows(&[3, 3]));
+        buffer.fold(|batches| fold_by(batches, Folding { overlay: true, moves: true })).unwrap();
+        assert!(
+            buffer.is_folded() && buffer.is_open() && buffer.is_full(5, usize::MAX) && !buffer.is_full(6, usize::MAX)
+        );
+        let taken = buffer.take().unwrap();
+        let left: Vec<usize> = taken.tables.values().flatten().map(|b| b.rows.num_rows()).collect();
+        assert!(taken.folded && left == [3], "{left:?}");
+        assert!(!buffer.is_folded() && buffer.is_open() && buffer.is_full(2, usize::MAX));
+        buffer.commit(Commit { position: Position::at("2"), time_ms: None, transactions: 1 });
+        assert!(!buffer.take().unwrap().folded);
+    }
+}
