@@ -895,7 +895,10 @@ impl Job {
     /// Shows whether the job copies or streams.
     pub(crate) fn show_state(&self) {
         let state = if self.pool.is_copying() { JobState::Copying } else { JobState::Streaming };
+        let side = self.side.as_ref().and_then(|side| side.lane.large(&self.context));
+        let large = self.main.large(&self.context).or(side);
         self.context.progress.job(|s| {
+            s.large = large;
             if s.state != JobState::Retrying && s.state != state {
                 (s.state, s.error) = (state, None);
             }

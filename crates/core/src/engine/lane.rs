@@ -548,18 +548,16 @@ impl Lane {
         });
         match &flush.commit {
             Some(commit) => {
-                if self.parts > 0 {
-                    context.progress.job(|s| s.large = None);
-                }
                 self.parts = 0;
                 self.reached(context, commit);
             }
-            None => {
-                self.parts += 1;
-                let large = LargeStatus { parts: self.parts, shown: !context.sink.holds_parts() };
-                context.progress.job(|s| s.large = Some(large));
-            }
+            None => self.parts += 1,
         }
+    }
+
+    /// The transaction that is on its way in parts.
+    pub(crate) fn large(&self, context: &Context) -> Option<LargeStatus> {
+        (self.parts > 0).then(|| LargeStatus { parts: self.parts, shown: !context.sink.holds_parts() })
     }
 
     /// Writes what is left of a flush without that table. Only once the store knows that the table is out: it would be
