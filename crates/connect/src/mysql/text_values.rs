@@ -280,13 +280,17 @@ impl RowDecoder {
 
 fn bad_value(field: &Field, value: &[u8]) -> Error {
     let shown: String = String::from_utf8_lossy(value).chars().take(VALUE_SHOWN).collect();
-    let error =
-        Error::data(format!("'{shown}' cannot be stored as {}", field.data_type())).with("column", field.name());
-    match field.data_type() {
-        DataType::Date32 | DataType::Timestamp(..) => error
-            .hint("correct the value, or add zero_dates=null to the source's URL: dates that do not exist become NULL"),
-        _ => error,
-    }
+    let error = match field.data_type() {
+        DataType::Date32 | DataType::Timestamp(..) => no_such_date(&shown),
+        other => Error::data(format!("'{shown}' cannot be stored as {other}")),
+    };
+    error.with("column", field.name())
+}
+
+/// A day that only MySQL has.
+pub(super) fn no_such_date(text: &str) -> Error {
+    Error::data(format!("the date {text} does not exist, so no target can store it"))
+        .hint("repair the value at the source, or set zero_dates=null in the source's URL")
 }
 
 /// A result that becomes batches as it arrives.
@@ -510,6 +514,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_value_that_does_not_fit_is_named() {
+        let date = bad_value(&Field::new("born", DataType::Date32, true), b"0000-00-00");
+        assert_eq!(date.message, "the date 0000-00-00 does not exist, so no target can store it");
+        assert!(date.hint.as_ref().is_some_and(|h| h.contains("zero_dates=null")), "{date}");
+        let number = bad_value(&Field::new("n", DataType::Int8, true), b"300");
+        assert!(number.to_string().contains("'300'") && number.to_string().contains("column: n"), "{number}");
+    }
 
     #[test]
     fn values() {

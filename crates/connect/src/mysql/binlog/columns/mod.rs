@@ -13,6 +13,7 @@ use arrow::array::*;
 use arrow::datatypes::DataType as Arrow;
 use freshet_core::{Error, Result};
 
+use super::super::text_values::no_such_date;
 use super::super::types::{LobSize, MysqlType, ZeroDates};
 use super::super::wire::Cursor;
 
@@ -122,8 +123,7 @@ impl Bad {
             Bad::Malformed => Error::data("a value in the log is malformed"),
             Bad::NotText(charset) => Error::data(format!("a value is not valid in its character set {charset}"))
                 .hint("repair the value at the source, or change the column's type to VARBINARY or BLOB"),
-            Bad::NoSuchDate(text) => Error::data(format!("the date {text} does not exist, so no target can store it"))
-                .hint("repair the value at the source, or set zero_dates=null in the source's URL"),
+            Bad::NoSuchDate(text) => no_such_date(&text),
             Bad::Unknown(what) => Error::unsupported(format!("a value in the log cannot be read: {what}")),
         }
     }
