@@ -290,7 +290,7 @@ fn bad_value(field: &Field, value: &[u8]) -> Error {
 /// A day that only MySQL has.
 pub(super) fn no_such_date(text: &str) -> Error {
     Error::data(format!("the date {text} does not exist, so no target can store it"))
-        .hint("repair the value at the source, or set zero_dates=null in the source's URL")
+        .hint("correct the value at the source, or set zero_dates=null in its URL")
 }
 
 /// A result that becomes batches as it arrives.
