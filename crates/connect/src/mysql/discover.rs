@@ -114,32 +114,38 @@ pub(super) async fn snapshot_position(c: &mut Connection) -> Result<(String, u64
 }
 
 /// MariaDB: the transactions before a place of the log. Where that is not the log's end, the server reads the file up to
-/// there, which takes seconds where files are
-/// large.
+/// there, which takes the longer the larger it is.
 pub(super) async fn gtids_at(c: &mut Connection, file: &str, offset: u64) -> Result<Option<GtidSet>> {
     let (end, gtids) = end_of_log(c).await?;
-    if let (true, Some(gtids)) = (end == (file.to_string(), offset), gtids) {
-        return Ok(GtidSet::parse(&gtids));
+    match gtids {
+        Some(gtids) if end == (file.to_string(), offset) => Ok(GtidSet::parse(&gtids)),
+        _ => gtids_read(c, file, offset).await,
     }
-    let sql = format!("SELECT BINLOG_GTID_POS({}, {offset})", quote_text(file));
-    let rows = c.query(&sql).await?;
-    Ok(rows.first().and_then(|r| r.get_str(0)).and_then(GtidSet::parse))
+}
+
+/// MariaDB: the transactions before a place of the log, as the server finds them by reading the file.
+async fn gtids_read(c: &mut Connection, file: &str, offset: u64) -> Result<Option<GtidSet>> {
+    let gtids = first_text(c, &format!("SELECT BINLOG_GTID_POS({}, {offset})", quote_text(file))).await?;
+    Ok(gtids.as_deref().and_then(GtidSet::parse))
 }
 
 /// MariaDB: the log's end, and the transactions before it, unless some were being written just then: while the end is
 /// told none is in the middle of being written, and none was between two looks at their numbers that say the same.
 pub(super) async fn end_of_log(c: &mut Connection) -> Result<((String, u64), Option<String>)> {
     const NUMBERS: &str = "SELECT @@global.gtid_binlog_pos";
-    let mut before = first_text(c, NUMBERS).await?;
-    for left in (0..END_ATTEMPTS).rev() {
-        let end = written_place(c).await?;
+    let (mut before, mut attempts) = (first_text(c, NUMBERS).await?, 0);
+    loop {
+        let end = place(log_status(c).await?.first())?;
         let after = first_text(c, NUMBERS).await?;
-        if before == after || left == 0 {
-            return Ok((end, after.filter(|after| before.as_ref() == Some(after))));
+        attempts += 1;
+        if before == after {
+            return Ok((end, after));
+        }
+        if attempts == END_ATTEMPTS {
+            return Ok((end, None));
         }
         before = after;
     }
-    Err(Error::internal("no attempt was made to ask for the log's end"))
 }
 
 async fn first_text(c: &mut Connection, sql: &str) -> Result<Option<String>> {
@@ -147,10 +153,6 @@ async fn first_text(c: &mut Connection, sql: &str) -> Result<Option<String>> {
 }
 
 /// File and offset of the log's end.
-async fn written_place(c: &mut Connection) -> Result<(String, u64)> {
-    place(log_status(c).await?.first())
-}
-
 fn place(row: Option<&Row>) -> Result<(String, u64)> {
     let file = row.and_then(|r| r.named("File")).map(str::to_string);
     let offset = row.and_then(|r| r.named("Position")).and_then(|p| p.parse().ok());
@@ -169,7 +171,7 @@ pub(super) async fn written_position(c: &mut Connection) -> Result<LogPosition> 
             let (end, gtids) = end_of_log(c).await?;
             let gtids = match gtids {
                 Some(gtids) => GtidSet::parse(&gtids),
-                None => gtids_at(c, &end.0, end.1).await?,
+                None => gtids_read(c, &end.0, end.1).await?,
             };
             (end, gtids)
         }
