@@ -31,7 +31,11 @@ impl Check for MySql {
             Ok(server) => server.settings(&mut findings),
             Err(e) => findings.push(failure("settings", &e)),
         }
-        findings.extend(grants(&mut c).await.unwrap_or_else(|e| vec![failure("grants", &e)]));
+        let granted = Grants::ask(&mut c).await;
+        match &granted {
+            Ok(granted) => findings.extend(grants(&c, granted)),
+            Err(e) => findings.push(failure("grants", e)),
+        }
         match self.discover(tables).await {
             Err(e) => findings.push(failure("tables", &e)),
             Ok(found) => {
@@ -47,7 +51,7 @@ impl Check for MySql {
                     Ok(filtered) => findings.push(filtered),
                     Err(e) => findings.push(failure("log filters", &e)),
                 }
-                findings.extend(look_at(&mut c, tables, &found).await);
+                findings.extend(look_at(&mut c, tables, &found, granted.as_ref().ok()).await);
             }
         }
         findings
@@ -269,9 +273,8 @@ impl Grants {
 }
 
 /// What the user may do at the server.
-async fn grants(c: &mut Connection) -> Result<Vec<Finding>> {
-    let grants = Grants::ask(c).await?;
-    let Grants { user, roles, .. } = &grants;
+fn grants(c: &Connection, granted: &Grants) -> Vec<Finding> {
+    let Grants { user, roles, .. } = granted;
     let mariadb_monitor = c.server.flavour == Flavour::MariaDb && c.server.version >= (10, 5, 0);
     let monitor = if mariadb_monitor { "BINLOG MONITOR" } else { "REPLICATION CLIENT" };
     let mut out = Vec::new();
@@ -279,7 +282,7 @@ async fn grants(c: &mut Connection) -> Result<Vec<Finding>> {
         ("grant to stream", "REPLICATION SLAVE", "REPLICATION REPLICA", "read the log"),
         ("grant to look", monitor, "REPLICATION CLIENT", "see the log's end"),
     ] {
-        out.push(match grants.has(&[privilege, other], None) {
+        out.push(match granted.has(&[privilege, other], None) {
             true => Finding::new(name, Verdict::Ok, privilege),
             false => {
                 let verdict = if *roles { Verdict::Warning } else { Verdict::Failed };
@@ -291,7 +294,7 @@ async fn grants(c: &mut Connection) -> Result<Vec<Finding>> {
             }
         });
     }
-    Ok(out)
+    out
 }
 
 /// Names of the databases that tables are in.
@@ -436,7 +439,12 @@ pub(super) async fn logs_all_of<'t>(c: &mut Connection, tables: impl Iterator<It
 }
 
 /// Tables: that there are some, and that each can be read and followed.
-async fn look_at(c: &mut Connection, wanted: &TablePattern, found: &[Discovered]) -> Vec<Finding> {
+async fn look_at(
+    c: &mut Connection,
+    wanted: &TablePattern,
+    found: &[Discovered],
+    granted: Option<&Grants>,
+) -> Vec<Finding> {
     if found.is_empty() {
         return vec![
             Finding::new("tables", Verdict::Failed, format!("no table that the user may see matches {wanted}"))
@@ -445,7 +453,7 @@ async fn look_at(c: &mut Connection, wanted: &TablePattern, found: &[Discovered]
     }
     let mut out = Vec::new();
     let mut sound = 0;
-    let grants = if c.server.flavour == Flavour::MySql { Grants::ask(c).await.ok() } else { None };
+    let locks = granted.filter(|_| c.server.flavour == Flavour::MySql);
     for (i, table) in found.iter().enumerate() {
         let schema = match &table.schema {
             Err(e) => {
@@ -467,8 +475,7 @@ async fn look_at(c: &mut Connection, wanted: &TablePattern, found: &[Discovered]
             );
         }
         let database = &table.name.database;
-        if let Some(grants) = grants.as_ref().filter(|g| !schema.has_key() && !g.has(&["LOCK TABLES"], Some(database)))
-        {
+        if let Some(grants) = locks.filter(|g| !schema.has_key() && !g.has(&["LOCK TABLES"], Some(database))) {
             let message = format!(
                 "without a key the table is copied behind a LOCK TABLES … READ of a moment, and {} may not do that, unless \
                  by a role or a pattern",
