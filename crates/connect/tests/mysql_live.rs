@@ -220,7 +220,7 @@ async fn follow(
             }
             Event::Schema(_) => {}
             Event::Suspend { table, error } => panic!("{table}: {error}"),
-            Event::Unseen { table, reason } => panic!("{table}: {reason}"),
+            Event::Unseen { table, reason, .. } => panic!("{table}: {reason}"),
             Event::Commit(commit) => {
                 if b.source.compare(&commit.position, &end).is_none_or(|o| o.is_ge()) {
                     return out;

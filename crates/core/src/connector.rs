@@ -36,16 +36,37 @@ pub enum Event {
         /// Why, and what to do.
         error: Error,
     },
-    /// Up to the coming [`Event::Commit`] rows of the table have changed without being in the log (a foreign key has
-    /// changed them below it): only a copy that begins behind that commit has them.
+    /// Since the last [`Event::Commit`] and up to the coming one rows of the table have changed without being in the log (a
+    /// foreign key has changed them below it): only what is read behind that commit has them. There is one of these for
+    /// each foreign key that may have acted, those of children of children included.
     Unseen {
         /// The table.
         table: TableName,
         /// What changed them.
         reason: String,
+        /// The foreign key that did it. It has changed no other rows than those that named a row of the parent's which
+        /// was deleted, or was given other values, between the two commits. `None`: any rows may have changed.
+        by: Option<ForeignKey>,
     },
     /// Everything before is a whole number of transactions.
     Commit(Commit),
+}
+
+/// A foreign key that changes rows of its own table when rows of the parent's change. The columns of each side are in
+/// the order in which they belong together, and of types of which equal values have equal [canonical text](crate::text),
+/// strings apart, which their collation compares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// The table that refers.
+    pub child: TableName,
+    /// By these columns.
+    pub columns: Vec<String>,
+    /// The table that is referred to.
+    pub parent: TableName,
+    /// Its columns.
+    pub references: Vec<String>,
+    /// The child's columns may have got other values than NULL (`ON UPDATE CASCADE`).
+    pub moves: bool,
 }
 
 /// A commit boundary in the source's log.

@@ -8,13 +8,15 @@
 //!
 //! An action is `kill` (the process ends at once, as by `kill -9`), `eio` (an input/output error), `enospc` (disk full),
 //! `short` (half of the bytes are written, then the disk is full), `torn` (half of them are written, then the process
-//! ends) or `hang` (the step never ends); `short` and `torn` act like `enospc` and `kill` where nothing is written. `@3`
-//! means the third time only, `@3+` from the third on; without it every time. `docs/reliability.md` lists the places.
+//! ends), `hang` (the step never ends) or `slow` (it takes half a second longer); `short` and `torn` act like `enospc` and
+//! `kill` where nothing is written. `@3` means the third time only, `@3+` from the third on; without it every time.
+//! `docs/reliability.md` lists the places.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::nearest::nearest;
@@ -89,6 +91,7 @@ enum Action {
     Short,
     Torn,
     Hang,
+    Slow,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,9 +181,10 @@ fn parse_one(part: &str, under: Option<&Path>) -> Result<Failpoint> {
         "short" => Action::Short,
         "torn" => Action::Torn,
         "hang" => Action::Hang,
+        "slow" => Action::Slow,
         other => {
             let e = wrong(format!("a failpoint cannot {other}"));
-            return Err(e.hint("the actions are kill, eio, enospc, short, torn, hang"));
+            return Err(e.hint("the actions are kill, eio, enospc, short, torn, hang, slow"));
         }
     };
     let at = match at.map(str::trim) {
@@ -193,6 +197,9 @@ fn parse_one(part: &str, under: Option<&Path>) -> Result<Failpoint> {
     };
     Ok(Failpoint { place, action, at, under: under.map(Path::to_path_buf), times: 0 })
 }
+
+/// How much longer a slow step takes.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// What is to happen at this place now.
 fn reach(place: &'static str, path: &Path) -> Option<Action> {
@@ -217,9 +224,13 @@ fn reach(place: &'static str, path: &Path) -> Option<Action> {
     act
 }
 
-fn fail(action: Action, place: &str) -> io::Error {
+fn fail(action: Action, place: &str) -> io::Result<()> {
     let code = match action {
         Action::Kill | Action::Torn => std::process::abort(),
+        Action::Slow => {
+            std::thread::sleep(SLOW);
+            return Ok(());
+        }
         Action::Hang => loop {
             std::thread::park();
         },
@@ -227,18 +238,18 @@ fn fail(action: Action, place: &str) -> io::Error {
         Action::Enospc | Action::Short => libc::ENOSPC,
     };
     tracing::warn!("failpoint {place}");
-    io::Error::from_raw_os_error(code)
+    Err(io::Error::from_raw_os_error(code))
 }
 
 /// A step on `path` is about to be done (or, by its name, has just been done).
 ///
 /// # Errors
-/// The one that is armed.
+/// The one that is armed, if it is one.
 #[inline]
 pub fn failpoint(place: &'static str, path: &Path) -> io::Result<()> {
     match reach(place, path) {
         None => Ok(()),
-        Some(action) => Err(fail(action, place)),
+        Some(action) => fail(action, place),
     }
 }
 
@@ -268,7 +279,8 @@ pub fn write_all(place: &'static str, path: &Path, out: &mut impl Write, bytes: 
                 out.write_all(&bytes[..bytes.len() / 2])?;
                 out.flush()?;
             }
-            Err(fail(action, place))
+            fail(action, place)?;
+            out.write_all(bytes)
         }
     }
 }

@@ -23,8 +23,8 @@ pub mod text;
 pub use batch::ChangeBatch;
 pub use check::{Check, Finding, Verdict};
 pub use connector::{
-    BatchStream, ChangeStream, ChangesRequest, Commit, CopyStart, Cut, Discovered, Event, Flush, KeyRange, Load,
-    LogEnd, Purpose, Settled, Sink, Source, Split, Statement,
+    BatchStream, ChangeStream, ChangesRequest, Commit, CopyStart, Cut, Discovered, Event, Flush, ForeignKey, KeyRange,
+    Load, LogEnd, Purpose, Settled, Sink, Source, Split, Statement,
 };
 pub use datatype::DataType;
 pub use error::{Error, ErrorKind, Result};

@@ -43,7 +43,7 @@ impl Check for MySql {
                     Ok(finding) => findings.extend(finding),
                     Err(e) => findings.push(failure("replica", &e)),
                 }
-                match foreign_keys(&mut c, &found, self.address.copy_cascades).await {
+                match foreign_keys(&mut c, &found, self.address.read_cascades).await {
                     Ok(keys) => findings.extend(keys),
                     Err(e) => findings.push(failure("foreign keys", &e)),
                 }
@@ -354,7 +354,7 @@ async fn replica(c: &mut Connection, found: &[Discovered]) -> Result<Option<Find
 }
 
 /// Foreign keys that change rows of the job's tables without a trace in the log.
-async fn foreign_keys(c: &mut Connection, found: &[Discovered], copied: bool) -> Result<Vec<Finding>> {
+async fn foreign_keys(c: &mut Connection, found: &[Discovered], read_again: bool) -> Result<Vec<Finding>> {
     let effects = SideEffects::ask(c).await?;
     if effects.cascades_are_logged {
         return Ok(vec![Finding::new("foreign keys", Verdict::Ok, "the log holds what they change")]);
@@ -363,18 +363,20 @@ async fn foreign_keys(c: &mut Connection, found: &[Discovered], copied: bool) ->
     let findings: Vec<_> = concerned
         .map(|k| {
             let message = format!(
-                "this server does not log what {} ({}) changes here: the table is {} when rows of {} are deleted or get \
-                 another key",
+                "this server does not log what {} ({}) changes here: {} when rows of {} are deleted or get another key",
                 quote_name(&k.name),
                 k.rules(),
-                if copied { "copied again" } else { "suspended" },
+                if read_again { "these rows are read again" } else { "the table is suspended" },
                 k.parent
             );
-            let (verdict, fix) = match copied {
+            let (verdict, fix) = match read_again {
                 true => (Verdict::Warning, k.remedy()),
                 false => (
                     Verdict::Failed,
-                    format!("{}; or put ?cascades=resync into the source's URL: it is copied again then", k.remedy()),
+                    format!(
+                        "{}; or put ?cascades=resync into the source's URL: these rows are read again then",
+                        k.remedy()
+                    ),
                 ),
             };
             Finding::new("foreign keys", verdict, message).about(&k.child).fix(fix)

@@ -494,7 +494,7 @@ async fn watched_tables_send_their_schema_changes_only() {
                 }
                 Event::Schema(change) => steps.extend(change.steps),
                 Event::Suspend { table, error } => panic!("{table}: {error}"),
-                Event::Unseen { table, reason } => panic!("{table}: {reason}"),
+                Event::Unseen { table, reason, .. } => panic!("{table}: {reason}"),
                 Event::Commit(_) => {}
             }
         }

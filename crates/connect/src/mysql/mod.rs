@@ -184,7 +184,7 @@ impl Source for MySql {
         options.decode = self.address.decode;
         options.charsets = discover::charsets(&mut c).await?;
         let rows = c.query("SELECT @@lower_case_table_names").await?;
-        options.unseen = self.address.copy_cascades;
+        options.unseen = self.address.read_cascades;
         options.side_effects = SideEffects::ask(&mut c).await?;
         options.statements = c.server.flavour == Flavour::MariaDb && !logs_whole_rows(&mut c).await?;
         options.look_ahead = may_log_rollbacks(&mut c).await?;

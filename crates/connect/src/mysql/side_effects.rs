@@ -3,11 +3,13 @@
 //! triggers and views. Tables whose rows may have changed so are suspended, and `check` says it beforehand.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use freshet_core::schema::quote_name;
-use freshet_core::{Error, Result, TableChange, TableName};
+use freshet_core::{Error, ForeignKey, Result, TableChange, TableName, TableSchema};
 
 use super::ddl::{Cascade, Rule};
+use super::types::MysqlType;
 use super::wire::{Connection, Flavour, Row};
 
 /// What is known about a server's tables.
@@ -31,7 +33,7 @@ impl SideEffects {
         let rows = c
             .query(
                 "SELECT r.CONSTRAINT_SCHEMA, r.TABLE_NAME, r.CONSTRAINT_NAME, r.DELETE_RULE, r.UPDATE_RULE, \
-                 k.REFERENCED_TABLE_SCHEMA, k.REFERENCED_TABLE_NAME, k.REFERENCED_COLUMN_NAME \
+                 k.REFERENCED_TABLE_SCHEMA, k.REFERENCED_TABLE_NAME, k.REFERENCED_COLUMN_NAME, k.COLUMN_NAME \
                  FROM information_schema.REFERENTIAL_CONSTRAINTS r JOIN information_schema.KEY_COLUMN_USAGE k \
                  ON k.CONSTRAINT_SCHEMA = r.CONSTRAINT_SCHEMA AND k.TABLE_NAME = r.TABLE_NAME \
                  AND k.CONSTRAINT_NAME = r.CONSTRAINT_NAME \
@@ -46,15 +48,19 @@ impl SideEffects {
             let found = Cascade {
                 name: text(2).into(),
                 child: TableName::new(text(0), text(1)),
-                parent: TableName::new(text(5), text(6)),
                 columns: Vec::new(),
+                parent: TableName::new(text(5), text(6)),
+                references: Vec::new(),
                 on_delete: Rule::parse(text(3)),
                 on_update: Rule::parse(text(4)),
             };
             if cascades.last().is_none_or(|last| (&last.name, &last.child) != (&found.name, &found.child)) {
                 cascades.push(found);
             }
-            cascades.last_mut().into_iter().for_each(|c| c.columns.push(text(7).into()));
+            if let Some(last) = cascades.last_mut() {
+                last.references.push(text(7).into());
+                last.columns.push(text(8).into());
+            }
         }
         let name = |r: &Row| Some(TableName::new(r.get_str(0)?, r.get_str(1)?));
         let mut indirect = HashSet::new();
@@ -80,15 +86,16 @@ impl SideEffects {
         self.more || self.indirect.contains(table)
     }
 
-    /// The foreign keys that act when rows of a table are deleted or updated, and those that act in turn. `key`: whether
-    /// an update changed the table's key, and the key's columns; `None`: it is not known what it changed.
+    /// The foreign keys that act when rows of a table are deleted or updated, and those that act in turn, each with
+    /// whether it gives its columns other values than NULL. `key`: whether an update changed the table's key, and the
+    /// key's columns; `None`: it is not known what it changed.
     pub(in crate::mysql) fn of(
         &self,
         table: &TableName,
         deleted: bool,
         key: Option<(bool, &[String])>,
-    ) -> Vec<Cascade> {
-        let mut found: Vec<Cascade> = Vec::new();
+    ) -> Vec<(Cascade, bool)> {
+        let mut found = Vec::new();
         let mut queue = vec![(table.clone(), deleted, key)];
         let mut seen = HashSet::new();
         while let Some((table, deleted, key)) = queue.pop() {
@@ -97,10 +104,10 @@ impl SideEffects {
                 let untouched = key.is_some_and(|(changed, key)| {
                     !deleted
                         && !changed
-                        && cascade.columns.iter().all(|c| key.iter().any(|k| k.eq_ignore_ascii_case(c)))
+                        && cascade.references.iter().all(|c| key.iter().any(|k| k.eq_ignore_ascii_case(c)))
                 });
                 let Some(rule) = rule.filter(|_| !untouched) else { continue };
-                found.push(cascade.clone());
+                found.push((cascade.clone(), !deleted && rule == Rule::Cascade));
                 let deletes = deleted && rule == Rule::Cascade;
                 if seen.insert((cascade.child.clone(), deletes)) {
                     queue.push((cascade.child.clone(), deletes, None));
@@ -110,14 +117,20 @@ impl SideEffects {
         found
     }
 
-    /// Takes in what a statement in the log made: new foreign keys, tables that have other names now.
+    /// Takes in what a statement in the log made: new foreign keys, tables and columns that have other names now.
     pub(in crate::mysql) fn add(&mut self, cascades: Vec<Cascade>, steps: &[(TableName, TableChange)]) {
         self.cascades.extend(cascades);
-        for (from, change) in steps {
-            let TableChange::RenameTable { to } = change else { continue };
-            for cascade in &mut self.cascades {
-                for name in [&mut cascade.child, &mut cascade.parent].into_iter().filter(|n| *n == from) {
-                    *name = to.clone();
+        for (table, change) in steps {
+            for Cascade { child, columns, parent, references, .. } in &mut self.cascades {
+                for (name, columns) in [(child, columns), (parent, references)].into_iter().filter(|(n, _)| *n == table)
+                {
+                    match change {
+                        TableChange::RenameTable { to } => *name = to.clone(),
+                        TableChange::RenameColumn { from, to } => {
+                            columns.iter_mut().filter(|c| *c == from).for_each(|c| c.clone_from(to));
+                        }
+                        _ => {}
+                    }
                 }
             }
         }
@@ -125,7 +138,31 @@ impl SideEffects {
 }
 
 impl Cascade {
-    /// Why the table is copied again.
+    /// As the engine is told of it. `moves`: it gives its columns other values than NULL. `None`: what it refers to is not
+    /// known, or compared by something else than its text.
+    pub(in crate::mysql) fn key(
+        &self,
+        moves: bool,
+        schema: impl Fn(&TableName) -> Option<Arc<TableSchema>>,
+    ) -> Option<ForeignKey> {
+        let names = |table: &TableName, columns: &[String]| -> Option<Vec<String>> {
+            let schema = schema(table)?;
+            let known = |name: &String| {
+                let column = schema.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name))?;
+                let by_number = matches!(
+                    MysqlType::parse(&column.source_type),
+                    Ok(MysqlType::Enum { .. } | MysqlType::Set { .. }) | Err(_)
+                );
+                (!by_number).then(|| column.name.clone())
+            };
+            columns.iter().map(known).collect()
+        };
+        let columns = names(&self.child, &self.columns)?;
+        let references = names(&self.parent, &self.references)?;
+        Some(ForeignKey { child: self.child.clone(), columns, parent: self.parent.clone(), references, moves })
+    }
+
+    /// Why its rows are read again.
     pub(in crate::mysql) fn reason(&self) -> String {
         format!(
             "the foreign key {} ({}) has changed rows when {} did",
@@ -189,7 +226,8 @@ mod tests {
             name: "k".into(),
             child: name(child),
             parent: name(parent),
-            columns: vec!["id".into()],
+            columns: vec!["up".into()],
+            references: vec!["id".into()],
             on_delete,
             on_update,
         };
@@ -206,7 +244,8 @@ mod tests {
             ..SideEffects::default()
         };
         let children = |effects: &SideEffects, deleted, key: Option<(bool, &[String])>| {
-            let mut found: Vec<_> = effects.of(&name("a"), deleted, key).into_iter().map(|c| c.child.table).collect();
+            let mut found: Vec<_> =
+                effects.of(&name("a"), deleted, key).into_iter().map(|(c, _)| c.child.table).collect();
             found.sort();
             found.dedup();
             found.concat()
@@ -219,6 +258,11 @@ mod tests {
         assert_eq!(children(&effects, false, Some((true, &id))), "f");
         effects.add(Vec::new(), &[(name("f"), TableChange::RenameTable { to: name("g") })]);
         assert_eq!(children(&effects, false, None), "g");
+        let rename = |from: &str, to: &str| TableChange::RenameColumn { from: from.into(), to: to.into() };
+        effects.add(Vec::new(), &[(name("g"), rename("up", "above")), (name("a"), rename("id", "no"))]);
+        let (cascade, moves) = &effects.of(&name("a"), false, None)[0];
+        assert_eq!((&cascade.columns[0][..], &cascade.references[0][..], *moves), ("above", "no", true));
+        assert!(effects.of(&name("a"), true, None).iter().all(|(_, moves)| !moves));
         assert!(effects.is_parent(&name("a")) && !effects.is_parent(&name("e")));
     }
 }

@@ -35,8 +35,8 @@ pub struct Address {
     pub server_id: Option<u32>,
     /// How values are decoded.
     pub decode: DecodeOptions,
-    /// Tables whose rows foreign keys change without a trace in the log are copied again each time, rather than refused.
-    pub copy_cascades: bool,
+    /// Rows that foreign keys change without a trace in the log are read again each time, rather than refused.
+    pub read_cascades: bool,
     /// Splits that are read at a time.
     pub connections: usize,
 }
@@ -51,7 +51,7 @@ impl Address {
     /// | `tls_ca` (`ssl-ca`) | a file of certificates of trusted authorities | the public authorities |
     /// | `server_id` | 1 to 4294967294, unique among the server's replicas | drawn at random |
     /// | `zero_dates` | `error`, `null`: dates that do not exist suspend their table, or become NULL | `error` |
-    /// | `cascades` | `refuse`, `resync`: tables whose rows foreign keys change without a trace in the log are refused by `check` and suspended, or copied again each time | `refuse` |
+    /// | `cascades` | `refuse`, `resync`: tables whose rows foreign keys change without a trace in the log are refused by `check` and suspended, or these rows are read again each time (the whole table, where it cannot be found out which) | `refuse` |
     /// | `connections` | 1 to 64 | 4 |
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl Address {
             connect,
             server_id: None,
             decode: DecodeOptions::default(),
-            copy_cascades: false,
+            read_cascades: false,
             connections: CONNECTIONS,
         };
         for (name, value) in url.query_pairs() {
@@ -120,7 +120,7 @@ impl Address {
                 };
             }
             "cascades" => {
-                self.copy_cascades = match value {
+                self.read_cascades = match value {
                     "refuse" => false,
                     "resync" => true,
                     _ => return Err(wrong("it may be refuse or resync")),
@@ -156,7 +156,7 @@ mod tests {
         );
         assert_eq!(c.database.as_deref(), Some("shöp"));
         assert_eq!((a.server_id, a.connections, a.decode.zero_dates), (Some(7), 2, ZeroDates::Null));
-        assert!(a.copy_cascades);
+        assert!(a.read_cascades);
         assert_eq!(c.tls, Tls { mode: TlsMode::VerifyCa, ca: Some(PathBuf::from("/c.pem")) });
         let b = Address::parse("mariadb://root@[::1]").unwrap();
         assert_eq!((b.connect.host.as_str(), b.connect.port, b.connect.database), ("::1", 3306, None));

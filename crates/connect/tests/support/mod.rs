@@ -219,7 +219,7 @@ impl Job {
                     self.tables.remove(&table);
                     self.suspended.insert(table.table, error);
                 }
-                Event::Unseen { table, reason } => panic!("unexpected: {table}: {reason}"),
+                Event::Unseen { table, reason, .. } => panic!("unexpected: {table}: {reason}"),
                 Event::Schema(change) => panic!("unexpected {change:?}"),
                 Event::Commit(commit) => {
                     for (table, key, line) in open.drain(..) {

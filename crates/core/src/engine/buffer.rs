@@ -57,6 +57,11 @@ impl Buffer {
         !self.tail.is_empty()
     }
 
+    /// Rows whose commit has not come.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &ChangeBatch> {
+        self.tail.iter()
+    }
+
     /// Whether rows wait to be flushed; a commit without rows only moves the position.
     pub(crate) fn has_rows(&self) -> bool {
         !self.complete.is_empty()

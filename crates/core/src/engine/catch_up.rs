@@ -13,6 +13,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use tokio::time::Instant;
 
+use crate::batch::ChangeBatch;
 use crate::connector::{ChangesRequest, Discovered, Event, Flush, Load, Purpose, Statement};
 use crate::engine::copy::Report;
 use crate::engine::job::{Ask, Job, LOOK_AGAIN, give_up_copy, queued, with_retries};
@@ -732,6 +733,15 @@ impl Job {
         if let Some(apart) = self.tables.get(name).and_then(|t| t.apart.as_ref()) {
             rows = apart.rows(&rows)?;
         }
+        // Which of its rows are ahead is not known any more.
+        self.ahead.remove(name);
+        self.write_as_now(name, rows).await
+    }
+
+    /// Writes rows that were just read from the source into a table of the main lane, of which nothing is under way. They
+    /// are ahead of it until it has passed what was read.
+    pub(crate) async fn write_as_now(&mut self, name: &TableName, rows: ChangeBatch) -> Result<()> {
+        let context = Arc::clone(&self.context);
         let high = context.source.end(None).await?.position;
         let number = self.number().await?;
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
@@ -740,7 +750,8 @@ impl Job {
         let label = self.main.writer.label("repair", &[&name.to_string(), &number.to_string()]);
         self.ledger.doubts.push(Doubt { label: label.clone(), intent: None, creates: None });
         let mut change = Change::new();
-        change.table(&context.spec.name, record).ledger(&context.spec.name, &self.ledger);
+        change.table(&context.spec.name, record);
+        change.ledger(&context.spec.name, &self.ledger);
         context.store.commit(change).await?;
         self.route_main();
         self.main.unstored.get_or_insert_with(Instant::now);

@@ -14,9 +14,11 @@ use tokio::time::{Instant, sleep_until};
 use crate::connector::{ChangesRequest, CopyStart, Event, Settled};
 use crate::engine::catch_up::{Found, Side};
 use crate::engine::copy::{Pool, Report};
+use crate::engine::foreign_keys::Touched;
 use crate::engine::lane::{Context, Flushed, Lane, MAIN, Route, flush_end};
 use crate::engine::schema_change::come_back;
 use crate::engine::status::JobState;
+use crate::engine::unseen::Unseen;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::failpoint::step;
 use crate::position::Position;
@@ -126,6 +128,12 @@ pub struct Rules {
     pub ddl_intent: bool,
     /// A table of which rows have changed without being in the log is copied again.
     pub unseen: bool,
+    /// Rows that foreign keys may have changed are read again behind the commit.
+    pub read_again: bool,
+    /// Those that the buffer has are among them.
+    pub logged_again: bool,
+    /// Those that were read again before and are ahead of the lane are among them.
+    pub ahead_again: bool,
     /// Each statement of a schema change is recorded when it is done.
     pub ddl_steps: bool,
     /// That tables join is recorded before their shadows take their places.
@@ -163,6 +171,9 @@ impl Default for Rules {
             in_force: true,
             parked: true,
             unseen: true,
+            read_again: true,
+            logged_again: true,
+            ahead_again: true,
             tries: true,
             overlay: true,
             moves: true,
@@ -196,7 +207,10 @@ pub(crate) struct Job {
     /// When the source was asked last about tables that came from outside.
     pub(crate) looked: Option<Instant>,
     /// Tables of which rows have changed unseen up to the coming commit, and why.
-    pub(crate) unseen: BTreeMap<TableName, String>,
+    pub(crate) unseen: BTreeMap<TableName, Unseen>,
+    /// Tables of the main lane of which some rows are ahead of it, and which at least: they were read again because they
+    /// had changed unseen. What is ahead for other reasons is not here.
+    pub(crate) ahead: Touched,
     /// Since when tables wait to be copied again because of that.
     pub(crate) paused: BTreeMap<TableName, Instant>,
     /// What the main lane keeps of the log, while a table is on its way.
@@ -268,6 +282,7 @@ impl Job {
             found: BTreeMap::new(),
             looked: None,
             unseen: BTreeMap::new(),
+            ahead: Touched::new(),
             paused: BTreeMap::new(),
             spool: None,
             turn: false,
@@ -312,6 +327,7 @@ impl Job {
             self.begin().await?;
         }
         self.settle().await?;
+        self.finish_reading_again().await?;
         self.open_main().await?;
         self.resume_copies();
         Ok(())
@@ -330,6 +346,7 @@ impl Job {
         self.blocked.clear();
         self.found.clear();
         self.unseen.clear();
+        self.ahead.clear();
         self.tables = store.tables(job)?.into_iter().map(|t| (t.name.clone(), t)).collect();
         self.schemas.clear();
         for table in self.tables.values().filter(|t| t.schema_version > 0) {
@@ -707,7 +724,10 @@ impl Job {
                 change.table(&context.spec.name, record);
                 return self.route_main();
             }
-            (MAIN, TableState::CatchingUp { high }, _) => high,
+            (MAIN, TableState::CatchingUp { high }, _) => {
+                self.ahead.remove(name);
+                high
+            }
             (MAIN, ..) => return,
             (_, _, Some(CopyRecord { phase: Phase::CatchingUp { high }, .. })) => high,
             _ => return,
@@ -721,13 +741,18 @@ impl Job {
     async fn main_event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Rows(batch) => self.main.push(batch),
-            Event::Unseen { table, reason } if self.context.rules.unseen => drop(self.unseen.insert(table, reason)),
+            Event::Unseen { table, reason, by } if self.context.rules.unseen => self.note_unseen(table, reason, by),
             Event::Unseen { .. } => {}
             Event::Commit(commit) => {
-                self.changed_unseen(&commit.position).await?;
+                let to = commit.position.clone();
+                let touched = self.changed_unseen(&to).await?;
                 self.main.commit(&self.context, commit);
                 if self.main.astray && self.context.rules.astray {
                     self.replay_anew().await?;
+                }
+                if !touched.is_empty() {
+                    self.flush_all(MAIN).await?;
+                    self.read_again(touched, &to).await?;
                 }
             }
             Event::Schema(change) => {
@@ -838,8 +863,9 @@ impl Job {
         let mut any = false;
         for record in self.tables.values_mut() {
             let TableState::CatchingUp { high } = &record.state else { continue };
-            if context.reached(&self.main.position, high) {
+            if context.reached(&self.main.position, high) && record.unseen.is_none() {
                 record.state = TableState::Live;
+                self.ahead.remove(&record.name);
                 change.table(&context.spec.name, record);
                 any = true;
             }

@@ -298,6 +298,11 @@ impl Lane {
         }
     }
 
+    /// The rows that were read since the last commit.
+    pub(crate) fn open_rows(&self) -> impl Iterator<Item = &ChangeBatch> {
+        self.buffer.open()
+    }
+
     pub(crate) fn commit(&mut self, context: &Context, commit: Commit) {
         if let Some(intent) = self.replay() {
             let order = context.source.compare(&commit.position, &intent.to);

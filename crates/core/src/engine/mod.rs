@@ -6,6 +6,7 @@ mod catch_up;
 pub mod clock;
 mod copy;
 mod fold;
+mod foreign_keys;
 mod job;
 mod lane;
 mod log_spool;

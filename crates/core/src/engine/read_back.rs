@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use std::iter::repeat_n;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int8Array, RecordBatch, UInt32Array, new_null_array};
-use arrow::compute::{concat, concat_batches};
-use arrow::datatypes::Schema;
+use arrow::array::{ArrayRef, BinaryArray, Int8Array, RecordBatch, StringArray, UInt32Array, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, concat, concat_batches};
+use arrow::datatypes::{DataType as Arrow, Field, Schema};
 
 use crate::batch::{BASE_PREFIX, ChangeBatch, OP_DELETE, OP_UPSERT, take};
 use crate::engine::fold::{KeyCodec, key_columns};
@@ -16,6 +16,7 @@ use crate::engine::lane::Context;
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::schema::TableSchema;
+use crate::text::unhex;
 
 /// Keys that are asked for at a time.
 const KEYS: usize = 1000;
@@ -70,4 +71,32 @@ pub(crate) async fn rows_now(context: &Context, schema: &Arc<TableSchema>, keys:
         .collect::<Result<_>>()?;
     let ops = repeat_n(OP_UPSERT, found.num_rows()).chain(repeat_n(OP_DELETE, deleted.num_rows()));
     ChangeBatch::new(Arc::clone(schema), columns, Int8Array::from_iter_values(ops))
+}
+
+/// Keys, given as canonical text, as the source's types.
+///
+/// # Errors
+/// `Unsupported` when there is no key, or its text cannot be read back.
+pub(crate) fn keys_of(schema: &TableSchema, keys: &[&[String]]) -> Result<RecordBatch> {
+    let cannot =
+        |what: &str| Error::unsupported(format!("{what} cannot be read one by one")).with("table", &schema.name);
+    if !schema.has_key() {
+        return Err(cannot("rows of a table without a key"));
+    }
+    let all = schema.arrow_fields();
+    let (mut fields, mut arrays) = (Vec::<Field>::new(), Vec::<ArrayRef>::new());
+    for (place, k) in schema.key_indexes().into_iter().enumerate() {
+        let texts: StringArray = keys.iter().map(|key| key.get(place)).collect();
+        let options = CastOptions { safe: false, ..Default::default() };
+        let array: ArrayRef = match all[k].data_type() {
+            Arrow::Binary => {
+                let bytes: Option<Vec<_>> = texts.iter().map(|t| unhex(t?)).collect();
+                Arc::new(BinaryArray::from_iter_values(bytes.ok_or_else(|| cannot("keys of this type"))?))
+            }
+            to => cast_with_options(&texts, to, &options).map_err(|e| cannot("keys of this type").because(e))?,
+        };
+        fields.push(all[k].clone());
+        arrays.push(array);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|e| cannot("keys of this type").because(e))
 }

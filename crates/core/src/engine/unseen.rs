@@ -1,50 +1,153 @@
-//! Rows that changed without being in the log, because foreign keys changed them below it: the table is copied again
-//! from behind the commit that did it. That it has to be is durable before the position passes that commit. While a copy
-//! is under way it is not begun anew, because where rows change so all the time none would ever end: it comes to its end,
-//! shows its contents, and the next one follows; live is the table only behind a copy during which nothing happened.
+//! Rows that changed without being in the log, because foreign keys changed them below it. Where it can be found out which
+//! ([`foreign_keys`](crate::engine::foreign_keys)), these are read again, right behind the commit that did it: the target
+//! is brought to before the commit and asked, then to behind it, and then gets the rows as the source has them now. That
+//! a table is in between is durable before the position passes the commit; a run that ends there leaves a table that is
+//! copied again.
+//!
+//! Otherwise the table is copied again from behind the commit. While a copy is under way it is not begun anew, because
+//! where rows change so all the time none would ever end: it comes to its end, shows its contents, and the next one
+//! follows; live is the table only behind a copy during which nothing happened.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::engine::job::Job;
+use crate::connector::ForeignKey;
+use crate::engine::foreign_keys::Touched;
+use crate::engine::job::{Job, with_retries};
 use crate::engine::lane::MAIN;
-use crate::error::Result;
+use crate::engine::read_back::{keys_of, rows_now};
+use crate::error::{ErrorKind, Result};
 use crate::position::Position;
+use crate::schema::TableName;
 use crate::store::{Change, TableRecord, TableState};
 
 /// How long a copy waits for more of the kind before it begins.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What the source has said of a table's rows up to the coming commit.
+pub(crate) struct Unseen {
+    pub(crate) reason: String,
+    /// The foreign keys that did it; `None`: not all of them are known.
+    pub(crate) by: Option<Vec<ForeignKey>>,
+}
+
 impl Job {
-    /// Takes in what the source has said of the transactions up to this commit, which is not in the buffer yet.
-    pub(crate) async fn changed_unseen(&mut self, to: &Position) -> Result<()> {
+    /// The source has said that rows of a table have changed unseen.
+    pub(crate) fn note_unseen(&mut self, table: TableName, reason: String, by: Option<ForeignKey>) {
+        let noted = self.unseen.entry(table).or_insert_with(|| Unseen { reason, by: Some(Vec::new()) });
+        match by {
+            Some(key) => noted.by.iter_mut().for_each(|all| all.push(key.clone())),
+            None => noted.by = None,
+        }
+    }
+
+    /// Takes in what the source has said of the transactions up to this commit, which is not in the buffer yet. Returns
+    /// which rows are to be read again behind it.
+    pub(crate) async fn changed_unseen(&mut self, to: &Position) -> Result<Touched> {
         if self.unseen.is_empty() {
-            return Ok(());
+            return Ok(Touched::new());
         }
         self.flush_all(MAIN).await?;
+        let unseen = std::mem::take(&mut self.unseen);
+        let mut touched = self.touched(&unseen).await?;
         let mut change = Change::new();
-        for (name, reason) in std::mem::take(&mut self.unseen) {
-            let Some(record) = self.tables.get(&name) else { continue };
-            tracing::info!(job = self.name(), table = %name, "is copied again: {reason}");
-            let on_its_way = record.copy.is_some();
-            if !on_its_way && !matches!(record.state, TableState::Suspended { .. }) {
-                self.leave_lanes(&name).await?;
-                self.queue_again(&name, &mut change);
+        for (name, Unseen { reason, .. }) in unseen {
+            let Some(rows) = touched.get(&name) else {
+                tracing::info!(job = self.name(), table = %name, "is copied again: {reason}");
+                self.copy_whole(&name, to, &mut change).await?;
+                continue;
+            };
+            tracing::info!(job = self.name(), table = %name, "{} rows are read again: {reason}", rows.len());
+            let Some(record) = self.tables.get_mut(&name).filter(|_| !rows.is_empty()) else { continue };
+            if record.state == TableState::Live {
+                self.ahead.insert(name.clone(), Default::default());
             }
-            self.main.leave(&name);
-            self.paused.entry(name.clone()).or_insert_with(Instant::now);
-            let Some(record) = self.tables.get_mut(&name) else { continue };
-            match &mut record.state {
-                TableState::Suspended { at, .. } => *at = None,
-                state => *state = TableState::Away,
+            if let Some(ahead) = self.ahead.get_mut(&name) {
+                ahead.extend(rows.iter().cloned());
+            }
+            match &record.state {
+                TableState::CatchingUp { high } if self.context.reached(high, to) => {}
+                _ => record.state = TableState::CatchingUp { high: to.clone() },
             }
             record.unseen = Some(to.clone());
             change.table(&self.context.spec.name, record);
         }
+        touched.retain(|_, rows| !rows.is_empty());
         self.context.store.commit(change).await?;
+        self.route_main();
         self.context.progress.set_tables(self.tables.values());
+        Ok(touched)
+    }
+
+    /// Reads rows again. The main lane is behind the commit at which they changed, and nothing of it is under way.
+    pub(crate) async fn read_again(&mut self, touched: Touched, to: &Position) -> Result<()> {
+        for (name, rows) in touched {
+            // It may have been suspended meanwhile.
+            let waits = self.tables.get(&name).is_some_and(|t| matches!(t.state, TableState::CatchingUp { .. }));
+            let Some((_, schema)) = self.schemas.get(&name).filter(|_| waits) else { continue };
+            let rows: Vec<&[String]> = rows.iter().map(Vec::as_slice).collect();
+            let read = match keys_of(schema, &rows) {
+                Ok(keys) => {
+                    let read = || rows_now(&self.context, schema, &keys);
+                    with_retries(read, |e, pause| self.retrying(e, pause)).await
+                }
+                Err(e) => Err(e),
+            };
+            let mut change = Change::new();
+            match read {
+                Ok(rows) => match self.write_as_now(&name, rows).await {
+                    Ok(()) => {
+                        let Some(record) = self.tables.get_mut(&name) else { continue };
+                        record.unseen = None;
+                        change.table(&self.context.spec.name, record);
+                    }
+                    Err(e) if e.kind.is_about_a_table() => self.suspend(&name, e, None).await?,
+                    Err(e) => return Err(e),
+                },
+                // The source is already behind a schema change that the lane has not come to.
+                Err(e) if matches!(e.kind, ErrorKind::Schema | ErrorKind::NotFound | ErrorKind::Unsupported) => {
+                    tracing::info!(job = self.name(), table = %name, "is copied again: {}", e.line());
+                    self.copy_whole(&name, to, &mut change).await?;
+                }
+                Err(e) => return Err(e),
+            }
+            change.ledger(&self.context.spec.name, &self.ledger);
+            self.context.store.commit(change).await?;
+        }
+        self.context.progress.set_tables(self.tables.values());
+        Ok(())
+    }
+
+    /// The last run ended between a commit and reading the rows again that had changed unseen: which they were is not
+    /// known any more.
+    pub(crate) async fn finish_reading_again(&mut self) -> Result<()> {
+        let between = |t: &&TableRecord| t.unseen.is_some() && matches!(t.state, TableState::CatchingUp { .. });
+        let names: Vec<_> = self.tables.values().filter(between).map(|t| t.name.clone()).collect();
+        let mut change = Change::new();
+        for name in names {
+            self.queue_again(&name, &mut change);
+        }
+        self.context.store.commit(change).await
+    }
+
+    async fn copy_whole(&mut self, name: &TableName, to: &Position, change: &mut Change) -> Result<()> {
+        let Some(record) = self.tables.get(name) else { return Ok(()) };
+        let on_its_way = record.copy.is_some();
+        if !on_its_way && !matches!(record.state, TableState::Suspended { .. }) {
+            self.leave_lanes(name).await?;
+            self.queue_again(name, change);
+        }
+        self.main.leave(name);
+        self.paused.entry(name.clone()).or_insert_with(Instant::now);
+        let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
+        match &mut record.state {
+            TableState::Suspended { at, .. } => *at = None,
+            state => *state = TableState::Away,
+        }
+        record.unseen = Some(to.clone());
+        change.table(&self.context.spec.name, record);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::connector::{KeyRange, Sink, Source};
+use crate::engine::read_back::keys_of;
 use crate::engine::{Engine, JobState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pattern::TablePattern;
@@ -441,7 +442,7 @@ impl Verifier<'_> {
             return Err(Error::schema("the table's definition changed while it was compared"));
         }
         let keys: Vec<&[String]> = found.iter().filter_map(|(text, _)| text.map(Vec::as_slice)).collect();
-        let repaired = match piece.shape.key_batch(&keys) {
+        let repaired = match keys_of(&piece.shape.schema, &keys) {
             Ok(batch) => self.engine.repair(self.job, piece.record.name.clone(), batch).await,
             Err(e) => Err(e.hint(format!("copy the table again: freshet resync {} {}", self.job, piece.record.name))),
         };

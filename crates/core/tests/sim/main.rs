@@ -472,7 +472,7 @@ fn policy(seed: u64) -> SchemaPolicy {
 
 /// How often foreign keys change rows below a seed's log; apart from the seed's other draws, as the policy is.
 fn cascade(seed: u64) -> f64 {
-    [0.0, 0.0, 0.0, 0.02, 0.1][Rng::with_seed(seed ^ 0x00ca_5cad).usize(..5)]
+    [0.0, 0.0, 0.0, 0.05, 0.2][Rng::with_seed(seed ^ 0x00ca_5cad).usize(..5)]
 }
 
 /// What the policy promises of a target that has not followed every schema change.
@@ -591,6 +591,9 @@ const RULES: &[Break] = &[
     ("visible", |r| r.source.visible = false),
     ("begin_again", |r| r.source.begin_again = false),
     ("unseen", |r| r.engine.unseen = false),
+    ("read_again", |r| r.engine.read_again = false),
+    ("logged_again", |r| r.engine.logged_again = false),
+    ("ahead_again", |r| r.engine.ahead_again = false),
     ("event", |r| r.source.event = false),
 ];
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use async_trait::async_trait;
 use freshet_core::batch::{OP_DELETE, OP_UPSERT};
@@ -15,6 +15,7 @@ use freshet_core::{
 };
 
 use crate::faults::{Faults, lost};
+use crate::source::Rows;
 use crate::world::{Row, Table, default_of, fits, rename};
 
 /// The tables that a statement is about.
@@ -494,8 +495,18 @@ impl Sink for ModelSink {
         Ok(if done { Settled::Done } else { Settled::NotDone })
     }
 
-    async fn rows(&self, _: &TableName, _: &Arc<TableSchema>, _: &KeyRange) -> Result<Box<dyn BatchStream>> {
-        Err(Error::unsupported("the simulation compares by itself"))
+    async fn rows(&self, target: &TableName, wanted: &Arc<TableSchema>, _: &KeyRange) -> Result<Box<dyn BatchStream>> {
+        self.faults.point("rows").await;
+        let state = self.state.lock().unwrap();
+        let table = state.tables.get(target).ok_or_else(|| Error::not_found(format!("table {target}")))?;
+        let column = |c: &freshet_core::Column| {
+            let at = table.schema.index_of(&c.name).ok_or_else(|| Error::schema(format!("no column {}", c.name)))?;
+            let values: StringArray = table.rows.values().map(|row| row[at].map(|v| v.to_string())).collect();
+            Ok((c.name.clone(), Arc::new(values) as ArrayRef))
+        };
+        let columns = wanted.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, c)| (name, c, true)));
+        Ok(Box::new(Rows { batches: [batch.expect("of one length")].into(), faults: self.faults.clone() }))
     }
 }
 

@@ -17,7 +17,7 @@ use freshet_core::{
 
 use crate::faults::Faults;
 use crate::log::Set;
-use crate::world::{Entry, Table, World, copy_batch, shape, shown_column, unseen};
+use crate::world::{Entry, Table, World, copy_batch, shape, shown_column};
 
 /// What the engine relies on in a source; the simulation can break it.
 #[derive(Debug, Clone, Copy)]
@@ -210,9 +210,10 @@ fn same_table<'a>(world: &'a World, table: &TableSchema) -> Result<&'a Table> {
     found.ok_or_else(|| Error::schema("the table is not as it was when the copy began").with("table", &table.name))
 }
 
-struct Rows {
-    batches: VecDeque<RecordBatch>,
-    faults: Faults,
+/// Batches, each of which may be the last thing that the engine sees.
+pub struct Rows {
+    pub batches: VecDeque<RecordBatch>,
+    pub faults: Faults,
 }
 
 #[async_trait]
@@ -328,11 +329,11 @@ impl Changes {
                     from = to;
                 }
             }
-            for table in unseen(&world.log, &taken) {
+            for (table, by) in taken.iter().flat_map(|entry| &world.foreign_keys[*entry]) {
                 let known = self.followed.contains_key(table) || self.watched.contains_key(table);
                 if known || self.pattern.matches(table) {
                     let reason = "a foreign key changed them".to_string();
-                    self.ready.push_back(Event::Unseen { table: table.clone(), reason });
+                    self.ready.push_back(Event::Unseen { table: table.clone(), reason, by: by.clone() });
                 }
             }
         }

@@ -10,7 +10,8 @@ use arrow::datatypes::Schema;
 use fastrand::Rng;
 use freshet_core::batch::{OP_DELETE, OP_MOVE, OP_UPSERT};
 use freshet_core::{
-    ChangeBatch, Column, ColumnPosition, DataType, DefaultValue, SchemaChange, TableChange, TableName, TableSchema,
+    ChangeBatch, Column, ColumnPosition, DataType, DefaultValue, ForeignKey, SchemaChange, TableChange, TableName,
+    TableSchema,
 };
 
 /// A row: the values of all columns in the schema's order.
@@ -293,6 +294,9 @@ pub struct World {
     pub rng: Rng,
     pub shape: Shape,
     pub log: Vec<Entry>,
+    /// Tables that foreign keys have changed below its entries; `None`: nobody knows by which.
+    pub foreign_keys: Vec<Vec<(TableName, Option<ForeignKey>)>>,
+    acted: Vec<(TableName, Option<ForeignKey>)>,
     /// What its entries are called.
     pub ids: Vec<Id>,
     /// State behind so many entries.
@@ -332,6 +336,8 @@ impl World {
             rng,
             shape,
             log: vec![],
+            foreign_keys: vec![],
+            acted: vec![],
             ids: vec![],
             states: vec![],
             visible: 0,
@@ -361,6 +367,9 @@ impl World {
 
     fn value(&mut self, schema: &TableSchema, column: &Column) -> Option<i64> {
         self.counter += 1;
+        if self.shape.cascade > 0.0 && self.rng.bool() {
+            return Some(self.rng.i64(0..self.shape.keys));
+        }
         let large = column.data_type == DataType::Int64 && self.rng.u32(..24) == 0;
         let large = if large { 1 << 40 } else { 0 };
         match schema.has_key() {
@@ -411,11 +420,13 @@ impl World {
         let goes_on = self.shape.servers == 1 && matches!(entry, Entry::Schema(_)) && self.rng.u32(..4) == 0;
         self.ids.push(Id { server, number, event: goes_on.into() });
         self.log.push(entry);
+        self.foreign_keys.push(std::mem::take(&mut self.acted));
         self.states.push(state.clone());
         if goes_on {
             let rows = self.transaction(server, &mut state);
             self.ids.push(Id { server, number, event: 0 });
             self.log.push(Entry::Rows(rows));
+            self.foreign_keys.push(std::mem::take(&mut self.acted));
             self.states.push(state);
         }
     }
@@ -436,29 +447,114 @@ impl World {
             return Vec::new();
         }
         let operations = if self.rng.f64() < self.shape.huge { self.rng.usize(15..60) } else { self.rng.usize(1..5) };
+        let cascades = self.shape.cascade > 0.0 && self.rng.f64() < self.shape.cascade;
+        let at = cascades.then(|| self.rng.usize(..=operations));
         let mut ops = Vec::new();
-        for _ in 0..operations {
+        for number in 0..=operations {
+            if at == Some(number) {
+                self.cascade(&names, state, &mut ops);
+            }
+            if number == operations {
+                break;
+            }
             let name = names[self.rng.usize(..names.len())].clone();
             let table = state.get_mut(&name).expect("just listed");
             let schema = Arc::new(table.schema.clone());
             let what = if schema.has_key() { self.keyed(table) } else { self.keyless(table) };
             ops.extend(what.map(|what| Op { table: name, schema, what, unseen: false }));
         }
-        if self.shape.cascade > 0.0 && self.rng.f64() < self.shape.cascade {
-            let name = names[self.rng.usize(..names.len())].clone();
-            let table = state.get_mut(&name).expect("just listed");
+        ops
+    }
+
+    /// A row changes, and with it, below the log, those that refer to it, and those that refer to these.
+    fn cascade(&mut self, names: &[TableName], state: &mut BTreeMap<TableName, Table>, ops: &mut Vec<Op>) {
+        let keyed: Vec<_> = names.iter().filter(|n| state[*n].schema.has_key()).cloned().collect();
+        if keyed.is_empty() {
+            return;
+        }
+        let parent = keyed[self.rng.usize(..keyed.len())].clone();
+        if self.rng.u32(..4) == 0 {
+            self.acted.push((parent.clone(), None));
+            let table = state.get_mut(&parent).expect("just listed");
             let schema = Arc::new(table.schema.clone());
             for _ in 0..self.rng.usize(1..4) {
-                let what = if schema.has_key() { self.cascaded(table) } else { None };
-                ops.extend(what.map(|what| Op {
-                    table: name.clone(),
-                    schema: Arc::clone(&schema),
-                    what,
-                    unseen: true,
-                }));
+                let what = self.cascaded(table);
+                let op = |what| Op { table: parent.clone(), schema: Arc::clone(&schema), what, unseen: true };
+                ops.extend(what.map(op));
+            }
+            return;
+        }
+        let table = state.get_mut(&parent).expect("just listed");
+        let schema = Arc::new(table.schema.clone());
+        let Some(key) = table.rows.keys().nth(self.rng.usize(..table.rows.len().max(1))).copied() else { return };
+        let old = table.rows[&key].clone();
+        let place = if self.rng.u32(..3) > 0 { schema.index_of("k") } else { None };
+        let place = place.unwrap_or_else(|| self.rng.usize(..schema.columns.len()));
+        let what = match self.rng.u32(..3) {
+            0 => {
+                let to = if schema.columns[place].name == "k" { self.rng.i64(0..self.shape.keys) } else { key };
+                if to != key && table.rows.contains_key(&to) {
+                    return;
+                }
+                let (row, said) = self.updated(&schema, &old, to);
+                if to == key { What::Upsert(row, said) } else { What::Move(key, row, said) }
+            }
+            _ => What::Delete(key),
+        };
+        table.apply(&what);
+        let new = match &what {
+            What::Upsert(row, _) | What::Move(_, row, _) => Some(row[place]),
+            _ => None,
+        };
+        ops.push(Op { table: parent.clone(), schema: Arc::clone(&schema), what, unseen: false });
+        let mut changes = vec![(parent, schema.columns[place].name.clone(), old[place], new)];
+        let mut depth = 0;
+        while let Some((parent, reference, old, new)) = changes.pop() {
+            let child = keyed[self.rng.usize(..keyed.len())].clone();
+            let table = state.get_mut(&child).expect("just listed");
+            let schema = Arc::new(table.schema.clone());
+            let others: Vec<_> = (0..schema.columns.len()).filter(|i| schema.columns[*i].name != "k").collect();
+            if others.is_empty() || depth > 4 {
+                continue;
+            }
+            let at = others[self.rng.usize(..others.len())];
+            let column = &schema.columns[at];
+            // What a child gets: nothing any more, NULL, or the parent's new value.
+            let to = match new {
+                None if self.rng.bool() || !column.nullable => None,
+                Some(new) if self.rng.bool() && fits(new, column) => Some(new),
+                _ if column.nullable => Some(None),
+                _ => continue,
+            };
+            let (columns, references) = (vec![column.name.clone()], vec![reference]);
+            let moves = to.flatten().is_some();
+            let by = ForeignKey { child: child.clone(), columns, parent, references, moves };
+            self.acted.push((child.clone(), Some(by)));
+            if old.is_none() || new == Some(old) {
+                continue;
+            }
+            let children: Vec<_> =
+                table.rows.iter().filter(|(_, row)| row[at] == old).map(|(k, row)| (*k, row.clone())).collect();
+            for (key, row) in children {
+                let what = match to {
+                    None => What::Delete(key),
+                    Some(value) => {
+                        let mut row = row.clone();
+                        row[at] = value;
+                        What::Upsert(row, None)
+                    }
+                };
+                table.apply(&what);
+                ops.push(Op { table: child.clone(), schema: Arc::clone(&schema), what, unseen: true });
+                // What refers to it, to its key or to the column that has changed.
+                match to {
+                    None if self.rng.bool() => changes.push((child.clone(), "k".into(), Some(key), None)),
+                    None => changes.push((child.clone(), column.name.clone(), row[at], None)),
+                    Some(value) => changes.push((child.clone(), column.name.clone(), row[at], Some(value))),
+                }
+                depth += 1;
             }
         }
-        ops
     }
 
     /// What a foreign key does to a row: CASCADE and SET NULL, of deletes and updates.
@@ -710,12 +806,6 @@ impl World {
         }
         out
     }
-}
-
-/// The tables that transactions have changed without logging it.
-pub fn unseen<'a>(log: &'a [Entry], entries: &[usize]) -> BTreeSet<&'a TableName> {
-    let rows = entries.iter().filter_map(|entry| if let Entry::Rows(ops) = &log[*entry] { Some(ops) } else { None });
-    rows.flatten().filter(|op| op.unseen).map(|op| &op.table).collect()
 }
 
 fn one(name: TableName, change: TableChange) -> SchemaChange {

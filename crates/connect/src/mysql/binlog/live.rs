@@ -90,7 +90,7 @@ pub(super) fn apply(tables: &mut BTreeMap<String, Rows>, event: &Event) {
             }
         }
         Event::Suspend { table, error } => panic!("{table} suspended: {error}"),
-        Event::Unseen { table, reason } => panic!("{table}: {reason}"),
+        Event::Unseen { table, reason, .. } => panic!("{table}: {reason}"),
         Event::Schema(change) => {
             for (table, step) in &change.steps {
                 // The one schema change of a table with rows: a column behind the first, with a constant.

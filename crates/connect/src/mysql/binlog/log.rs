@@ -8,12 +8,13 @@
 mod statements;
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
 use freshet_core::{ChangesRequest, Commit, Error, Event, Position, Result, TableName, TablePattern, TableSchema};
 
+use super::super::ddl::Cascade;
 use super::super::wire::{Cursor, shortened};
 use super::compressed::Payload;
 use super::event::{self, HEADER, Header, MariaDbGtid, MySqlGtid, Query, kind};
@@ -113,8 +114,8 @@ pub(super) struct Log {
     rows: usize,
     bytes: usize,
     stop: Option<(Position, LogPosition)>,
-    /// Tables that foreign keys have changed since the last commit handed out, and which.
-    unseen: BTreeMap<TableName, String>,
+    /// Foreign keys that have changed rows since the last commit handed out, and whether to values other than NULL.
+    unseen: Vec<(Cascade, bool)>,
     output: VecDeque<Event>,
     inflated: Vec<u8>,
 }
@@ -165,7 +166,7 @@ impl Log {
             rows: 0,
             bytes: 0,
             stop,
-            unseen: BTreeMap::new(),
+            unseen: Vec::new(),
             output: VecDeque::new(),
             inflated: Vec::new(),
         })
@@ -490,11 +491,15 @@ impl Log {
         }
         let key = self.schemas.get(parent).map(|s| s.key.clone()).unwrap_or_default();
         let effects = &self.options.side_effects;
-        for cascade in effects.of(parent, change == Change::Delete, key_changed.map(|changed| (changed, &*key))) {
+        let of = effects.of(parent, change == Change::Delete, key_changed.map(|changed| (changed, &*key)));
+        for (cascade, moves) in of {
             if self.options.unseen {
                 // Those in the other lane as well: what is copied of them now may be of before.
                 if self.schemas.contains_key(&cascade.child) || self.pattern.matches(&cascade.child) {
-                    self.unseen.entry(cascade.child.clone()).or_insert_with(|| cascade.reason());
+                    match self.unseen.iter_mut().find(|(known, _)| *known == cascade) {
+                        Some((_, known)) => *known |= moves,
+                        None => self.unseen.push((cascade, moves)),
+                    }
                 }
             } else if self.schemas.contains_key(&cascade.child) && !self.watched.contains(&cascade.child) {
                 let error = cascade.error();
@@ -799,8 +804,10 @@ impl Log {
     /// Hands everything out with the commit behind it. Between transactions only.
     fn hand_out(&mut self) -> Result<()> {
         self.hand_out_rows()?;
-        let unseen = std::mem::take(&mut self.unseen).into_iter();
-        self.output.extend(unseen.map(|(table, reason)| Event::Unseen { table, reason }));
+        for (cascade, moves) in std::mem::take(&mut self.unseen) {
+            let by = cascade.key(moves, |table| self.schemas.get(table).cloned());
+            self.output.push_back(Event::Unseen { reason: cascade.reason(), table: cascade.child, by });
+        }
         let mut position = self.position.position();
         if self.is_at_stop()
             && let Some((text, stop)) = self.stop.take()

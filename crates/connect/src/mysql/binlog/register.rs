@@ -32,7 +32,7 @@ pub struct StreamOptions {
     pub look_ahead: bool,
     /// By what else than row events tables change.
     pub(in crate::mysql) side_effects: SideEffects,
-    /// Tables that foreign keys change unseen are said, to be copied again, rather than suspended.
+    /// Tables that foreign keys change unseen are said, to be read again, rather than suspended.
     pub unseen: bool,
     /// MariaDB: whether to ask for the texts of statements, which say what a REPLACE that is logged in part means.
     pub statements: bool,

@@ -29,9 +29,11 @@ pub(in crate::mysql) enum Rule {
 pub(in crate::mysql) struct Cascade {
     pub(in crate::mysql) name: String,
     pub(in crate::mysql) child: TableName,
+    /// Its columns; none: they are not known.
+    pub(in crate::mysql) columns: Vec<String>,
     pub(in crate::mysql) parent: TableName,
     /// The parent's columns that it refers to.
-    pub(in crate::mysql) columns: Vec<String>,
+    pub(in crate::mysql) references: Vec<String>,
     pub(in crate::mysql) on_delete: Option<Rule>,
     pub(in crate::mysql) on_update: Option<Rule>,
 }
@@ -128,7 +130,14 @@ fn read_cascades(mut c: Cursor<'_>, context: &Context<'_>) -> Result<Vec<Cascade
     let _ = c.eat("IF NOT EXISTS") || c.eat("IF EXISTS");
     let child = c.table_name(context)?;
     let mut found = Vec::new();
+    let mut columns = Vec::new();
     while c.peek().is_some() {
+        if c.eat("FOREIGN KEY") {
+            while !c.is_end() && !matches!(c.peek(), Some(Token::Symbol('('))) {
+                c.advance();
+            }
+            columns = names(&mut c);
+        }
         if !c.eat("REFERENCES") {
             c.advance();
             continue;
@@ -136,13 +145,8 @@ fn read_cascades(mut c: Cursor<'_>, context: &Context<'_>) -> Result<Vec<Cascade
         // Without a database the child's is meant.
         let context = Context { default_database: &child.database, ..*context };
         let parent = c.table_name(&context)?;
-        let mut columns = Vec::new();
-        if c.eat_symbol('(') {
-            while !c.is_end() && !c.eat_symbol(')') {
-                columns.extend(c.name().ok());
-                c.eat_symbol(',');
-            }
-        }
+        let references = names(&mut c);
+        let columns = std::mem::take(&mut columns);
         let (mut on_delete, mut on_update) = (None, None);
         loop {
             if c.eat("MATCH") {
@@ -156,10 +160,27 @@ fn read_cascades(mut c: Cursor<'_>, context: &Context<'_>) -> Result<Vec<Cascade
             }
         }
         if on_delete.is_some() || on_update.is_some() {
-            found.push(Cascade { name: String::new(), child: child.clone(), parent, columns, on_delete, on_update });
+            let (name, child) = (String::new(), child.clone());
+            found.push(Cascade { name, child, columns, parent, references, on_delete, on_update });
         }
     }
     Ok(found)
+}
+
+/// Names in parentheses, if there are some.
+fn names(c: &mut Cursor<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    if c.eat_symbol('(') {
+        while !c.is_end() && !c.eat_symbol(')') {
+            if let Ok(name) = c.name() {
+                names.push(name);
+            } else {
+                c.advance();
+            }
+            c.eat_symbol(',');
+        }
+    }
+    names
 }
 
 fn rule(c: &mut Cursor<'_>) -> Option<Rule> {
@@ -216,27 +237,30 @@ mod tests {
 
     #[test]
     fn foreign_keys() {
-        let of = |sql: &str| {
-            let found = in_context(|c| cascades(sql, c));
-            found
-                .into_iter()
-                .map(|k| (k.child.to_string(), k.parent.to_string(), k.columns, k.on_delete, k.on_update))
-                .collect::<Vec<_>>()
+        let of = |sql: &str| in_context(|c| cascades(sql, c));
+        let key = |child: &str, columns: &[&str], parent: &str, on_delete, on_update| {
+            let name = |full: &str| full.split_once('.').map(|(d, t)| TableName::new(d, t)).unwrap();
+            let columns = columns.iter().map(|c| (*c).to_string()).collect();
+            let references = vec!["id".to_string()];
+            let (child, parent) = (name(child), name(parent));
+            Cascade { name: String::new(), child, columns, parent, references, on_delete, on_update }
         };
-        let names = |c: &str, p: &str| (c.to_string(), p.to_string(), vec!["id".to_string()]);
-        let key = |c: &str, p: &str, d, u| {
-            let (c, p, k) = names(c, p);
-            (c, p, k, d, u)
-        };
+        let (cascade, null) = (Some(Rule::Cascade), Some(Rule::SetNull));
         assert_eq!(
             of(
                 "CREATE TABLE IF NOT EXISTS e.c (a INT REFERENCES p (id) ON UPDATE SET NULL ON DELETE CASCADE, b INT, FOREIGN KEY (b) REFERENCES f.q (`id`) ON DELETE RESTRICT)"
             ),
-            [key("e.c", "e.p", Some(Rule::Cascade), Some(Rule::SetNull))]
+            [key("e.c", &[], "e.p", cascade, null)]
         );
         assert_eq!(
-            of("ALTER TABLE c ADD FOREIGN KEY (a) REFERENCES p (id) ON DELETE SET NULL"),
-            [key("d.c", "d.p", Some(Rule::SetNull), None)]
+            of("ALTER TABLE c ADD CONSTRAINT x FOREIGN KEY IF NOT EXISTS k (a) REFERENCES p (id) ON DELETE SET NULL"),
+            [key("d.c", &["a"], "d.p", null, None)]
+        );
+        assert_eq!(
+            of(
+                "CREATE TABLE c (a INT, FOREIGN KEY `k`(`a`) REFERENCES p (id), FOREIGN KEY (b) REFERENCES q (id) ON UPDATE CASCADE)"
+            ),
+            [key("d.c", &["b"], "d.q", None, cascade)]
         );
         assert_eq!(of("CREATE TABLE c (a INT)"), []);
     }

@@ -6,9 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray};
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType as Arrow, Field, Schema};
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::DataType as Arrow;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Mismatch;
@@ -16,7 +15,7 @@ use crate::connector::KeyRange;
 use crate::datatype::DataType;
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
-use crate::text::{render, unhex};
+use crate::text::render;
 
 /// Buckets of a range of a divided table …
 const BUCKETS: usize = 1 << 10;
@@ -169,35 +168,6 @@ impl Shape {
         let buckets = if large { BUCKETS_OF_MANY } else { BUCKETS };
         Sums { rows: 0, hashes: vec![0; buckets], counts: vec![0; buckets] }
     }
-
-    /// Keys, given as canonical text, as the source's types.
-    ///
-    /// # Errors
-    /// `Unsupported` when there is no key, or its text cannot be read back.
-    pub(super) fn key_batch(&self, keys: &[&[String]]) -> Result<RecordBatch> {
-        let cannot = |what: &str| {
-            Error::unsupported(format!("{what} cannot be repaired one by one")).with("table", &self.schema.name)
-        };
-        if !self.has_key() {
-            return Err(cannot("rows of a table without a key"));
-        }
-        let all = self.schema.arrow_fields();
-        let (mut fields, mut arrays) = (Vec::<Field>::new(), Vec::<ArrayRef>::new());
-        for (place, k) in self.key.iter().enumerate() {
-            let texts: StringArray = keys.iter().map(|key| key.get(place)).collect();
-            let options = CastOptions { safe: false, ..Default::default() };
-            let array: ArrayRef = match all[*k].data_type() {
-                Arrow::Binary => {
-                    let bytes: Option<Vec<_>> = texts.iter().map(|t| unhex(t?)).collect();
-                    Arc::new(BinaryArray::from_iter_values(bytes.ok_or_else(|| cannot("keys of this type"))?))
-                }
-                to => cast_with_options(&texts, to, &options).map_err(|e| cannot("keys of this type").because(e))?,
-            };
-            fields.push(all[*k].clone());
-            arrays.push(array);
-        }
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|e| cannot("keys of this type").because(e))
-    }
 }
 
 impl Row<'_> {
@@ -333,6 +303,9 @@ fn shortened(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::ArrayRef;
+
+    use crate::engine::read_back::keys_of;
     use crate::schema::{Column, TableName};
 
     fn shape(columns: &[(&str, DataType)], key: &[&str]) -> Shape {
@@ -432,7 +405,7 @@ mod tests {
         let t = shape(&[("n", DataType::UInt64), ("b", bytes), ("s", DataType::TEXT)], &["s", "b", "n"]);
         let key = |parts: [&str; 3]| parts.map(str::to_string).to_vec();
         let keys = [key(["a\u{1f}b", "00FF", "18446744073709551615"]), key(["", "", "0"])];
-        let read = t.key_batch(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+        let read = keys_of(&t.schema, &keys.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
         let shown: Vec<StringArray> = [2, 1, 0]
             .iter()
             .zip(read.columns())
@@ -442,8 +415,8 @@ mod tests {
         assert_eq!((shown[1].value(0), shown[1].value(1)), ("00FF", ""));
         assert_eq!(shown[2].value(0), u64::MAX.to_string());
         let wrong = key(["a", "0G", "1"]);
-        assert!(t.key_batch(&[&wrong]).unwrap_err().message.contains("keys of this type"));
-        let none = shape(&[("n", DataType::Int32)], &[]).key_batch(&[&wrong]).unwrap_err();
+        assert!(keys_of(&t.schema, &[&wrong]).unwrap_err().message.contains("keys of this type"));
+        let none = keys_of(&shape(&[("n", DataType::Int32)], &[]).schema, &[&wrong]).unwrap_err();
         assert!(none.message.contains("without a key"), "{none}");
     }
 }

@@ -83,7 +83,7 @@ impl Log {
                         .into_iter()
                         .chain(self.options.side_effects.of(t, false, None))
                 });
-                let children: Vec<TableName> = effects.map(|c| c.child.clone()).collect();
+                let children: Vec<TableName> = effects.map(|(c, _)| c.child).collect();
                 tables.iter().chain(&children).filter(|t| self.schemas.contains_key(*t)).cloned().collect()
             }
         };

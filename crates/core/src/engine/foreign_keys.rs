@@ -1,0 +1,375 @@
+//! Which rows foreign keys may have changed below the log, so that just these are read again. The log has the changes of
+//! the parents; the children that a server deleted or emptied are at the source no more, but the target still has them.
+//!
+//! It is asked while it stands before the transactions in question, whose rows are in the lane's buffer. A row that a
+//! foreign key changes for the first time either is one that the buffer has, or it still has the values of before, and
+//! these name its parent: a row that the buffer has, or one that was found in this way. What is found is at least what
+//! was changed; one row too many only costs its reading. Rows that were read again before are ahead of the lane until it
+//! has passed that reading, so they may be no parents of what they were parents of: they count as changed each time.
+//!
+//! Values are compared as canonical text; those of strings as a collation may, so that nothing is missed.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::DataType as Arrow;
+
+use crate::batch::{ChangeBatch, OP_DELETE, OP_MOVE};
+use crate::connector::{ForeignKey, KeyRange};
+use crate::datatype::DataType;
+use crate::engine::job::{Job, with_retries};
+use crate::engine::unseen::Unseen;
+use crate::error::{Error, Result, Retry};
+use crate::schema::{TableName, TableSchema};
+use crate::store::TableState;
+use crate::text::render;
+
+/// More rows of a table than this are not read one by one.
+const ROWS: usize = 10_000;
+/// So many times are tables looked through: children, their children, and so on.
+const ROUNDS: usize = 32;
+
+/// Values of some columns, as canonical text.
+pub(crate) type Values = Vec<String>;
+/// Keys of the rows of each table.
+pub(crate) type Touched = BTreeMap<TableName, HashSet<Values>>;
+
+/// A foreign key and the parents' values that its rows may name.
+struct Edge<'a> {
+    key: &'a ForeignKey,
+    /// Whether the child's columns are strings.
+    strings: Vec<bool>,
+    values: HashSet<Values>,
+}
+
+/// What one table is looked through for.
+struct Asked {
+    /// Its key, the columns of foreign keys, and what others refer to.
+    shape: Arc<TableSchema>,
+    /// Rows by their key.
+    by_key: HashSet<Values>,
+    /// There is something that was not looked for yet.
+    fresh: bool,
+}
+
+struct Search<'a> {
+    job: &'a Job,
+    edges: Vec<Edge<'a>>,
+    asked: BTreeMap<&'a TableName, Asked>,
+    found: Touched,
+}
+
+/// The rows of a table that are in the buffer.
+#[derive(Default)]
+struct Logged {
+    keys: HashSet<Values>,
+    /// Those of which a row is gone, or has another key now.
+    gone: HashSet<Values>,
+}
+
+/// A value as it is compared.
+enum Folded {
+    Null,
+    Is(String),
+    /// What it is equal to, only its collation knows.
+    Unsure,
+}
+
+/// Why a search has no result.
+enum Stop {
+    /// This table has to be copied whole.
+    Whole(TableName),
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+impl Job {
+    /// The keys of the rows of these tables that may have been changed in what is in the buffer; a table that is missing
+    /// has to be copied whole. The target stands right before the buffer.
+    ///
+    /// # Errors
+    /// When the sink cannot be asked.
+    pub(crate) async fn touched(&self, unseen: &BTreeMap<TableName, Unseen>) -> Result<Touched> {
+        // Of a transaction in parts the buffer has only the last, and a replay is in the target already, or half of it.
+        if self.main.parts > 0 || self.main.replay().is_some() {
+            return Ok(Touched::new());
+        }
+        if !self.context.rules.read_again {
+            return Ok(unseen.keys().map(|name| (name.clone(), HashSet::new())).collect());
+        }
+        let mut whole = BTreeSet::new();
+        loop {
+            let hopeless = |(name, u): &(&TableName, &Unseen)| {
+                !whole.contains(*name) && !(self.has_rows_to_read(name) && self.knows_parents(u, unseen, &whole))
+            };
+            if let Some(name) = unseen.iter().find(hopeless).map(|(name, _)| name.clone()) {
+                whole.insert(name);
+                continue;
+            }
+            let mut search = Search { job: self, edges: Vec::new(), asked: BTreeMap::new(), found: Touched::new() };
+            match search.run(unseen.iter().filter(|(name, _)| !whole.contains(*name))).await {
+                Ok(()) => return Ok(search.found),
+                Err(Stop::Whole(name)) => drop(whole.insert(name)),
+                Err(Stop::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether single rows of the table can be read again: it is in the main lane alone, and defined as its source.
+    fn has_rows_to_read(&self, name: &TableName) -> bool {
+        let (Some(record), Some((_, schema))) = (self.tables.get(name), self.schemas.get(name)) else { return false };
+        let in_main = matches!(record.state, TableState::Live | TableState::CatchingUp { .. });
+        in_main && record.copy.is_none() && record.apart.is_none() && record.unseen.is_none() && schema.has_key()
+    }
+
+    /// Whether buffer and target together know all parents of the rows that these foreign keys may have changed.
+    fn knows_parents(&self, of: &Unseen, unseen: &BTreeMap<TableName, Unseen>, whole: &BTreeSet<TableName>) -> bool {
+        let exact = |name: &TableName| self.tables.get(name).is_some_and(|t| t.state == TableState::Live);
+        let known = |key: &ForeignKey| {
+            let ForeignKey { child, parent, columns, references, moves } = key;
+            let (Some((_, c)), Some((_, p))) = (self.schemas.get(child), self.schemas.get(parent)) else {
+                return false;
+            };
+            let has = |schema: &TableSchema, names: &[String]| names.iter().all(|n| schema.index_of(n).is_some());
+            if columns.is_empty() || columns.len() != references.len() || !has(c, columns) || !has(p, references) {
+                return false;
+            }
+            // Under its new key only the source has such a row.
+            if *moves && columns.iter().any(|column| c.key.contains(column)) {
+                return false;
+            }
+            let follows = self.tables.get(parent).is_some_and(|t| t.apart.is_none());
+            if !follows || !p.has_key() || !self.main.routes.contains_key(parent) || whole.contains(parent) {
+                return false;
+            }
+            // Of parents that may be ahead of the lane only the keys are sure, and only if it is known which these are.
+            let which = !unseen.contains_key(parent) || self.ahead.contains_key(parent);
+            let parents = exact(parent) || which && references.iter().all(|r| p.key.contains(r));
+            // A child that is ahead may have one column of before and one of behind.
+            parents && (exact(child) || columns.len() == 1 || self.ahead.contains_key(child))
+        };
+        of.by.as_ref().is_some_and(|keys| keys.iter().all(known))
+    }
+}
+
+impl<'a> Search<'a> {
+    async fn run(
+        &mut self,
+        unseen: impl Iterator<Item = (&'a TableName, &'a Unseen)>,
+    ) -> std::result::Result<(), Stop> {
+        for (name, Unseen { by, .. }) in unseen {
+            let Some((_, schema)) = self.job.schemas.get(name) else { return Err(Stop::Whole(name.clone())) };
+            self.found.insert(name.clone(), HashSet::new());
+            for key in by.iter().flatten() {
+                let is_string =
+                    |c: &String| schema.column(c).is_none_or(|c| matches!(c.data_type, DataType::String { .. }));
+                let strings = key.columns.iter().map(is_string).collect();
+                self.edges.push(Edge { key, strings, values: HashSet::new() });
+            }
+        }
+        let names: BTreeSet<_> = self.edges.iter().flat_map(|e| [&e.key.child, &e.key.parent]).collect();
+        for name in &names {
+            self.prepare(name)?;
+        }
+        for name in &names {
+            self.begin_with_the_buffer(name)?;
+        }
+        for _ in 0..ROUNDS {
+            let Some(name) = self.asked.iter().find(|(_, a)| a.fresh).map(|(name, _)| *name) else { return Ok(()) };
+            self.look_through(name).await?;
+        }
+        let deep = |name: &&TableName| self.found.contains_key(*name) && self.asked[*name].fresh;
+        self.asked.keys().copied().find(deep).map_or(Ok(()), |name| Err(Stop::Whole(name.clone())))
+    }
+
+    fn prepare(&mut self, name: &'a TableName) -> Result<()> {
+        let Some((_, schema)) = self.job.schemas.get(name) else { return Ok(()) };
+        let mut shape = (**schema).clone();
+        let of = |e: &Edge<'_>, column: &String| {
+            e.key.child == *name && e.key.columns.contains(column)
+                || e.key.parent == *name && e.key.references.contains(column)
+        };
+        shape.columns.retain(|c| schema.key.contains(&c.name) || self.edges.iter().any(|e| of(e, &c.name)));
+        self.asked.insert(name, Asked { shape: Arc::new(shape), by_key: HashSet::new(), fresh: false });
+        Ok(())
+    }
+
+    /// Takes the rows that the buffer has of a table, and those that are ahead of it.
+    fn begin_with_the_buffer(&mut self, name: &'a TableName) -> std::result::Result<(), Stop> {
+        let (job, rules) = (self.job, self.job.context.rules);
+        let Some((_, schema)) = job.schemas.get(name) else { return Ok(()) };
+        let batches = || job.main.open_rows().filter(|b| b.schema.name == *name);
+        let mut logged = Logged::default();
+        for batch in batches() {
+            logged.add(schema, batch)?;
+        }
+        let mut parents = &logged.gone;
+        if let Some(found) = self.found.get_mut(name) {
+            found.extend(logged.keys.iter().filter(|_| rules.logged_again).cloned());
+            found.extend(job.ahead.get(name).into_iter().flatten().filter(|_| rules.ahead_again).cloned());
+        }
+        let own = self.found.get(name).cloned();
+        parents = own.as_ref().unwrap_or(parents);
+        for at in 0..self.edges.len() {
+            let key = self.edges[at].key;
+            if key.parent != *name {
+                continue;
+            }
+            let places = key.references.iter().map(|r| schema.key.iter().position(|k| k == r));
+            if let Some(places) = places.collect::<Option<Vec<_>>>() {
+                for parent in parents {
+                    self.add(at, places.iter().map(|p| Some(parent[*p].as_str())))?;
+                }
+                continue;
+            }
+            for batch in batches().filter(|b| key.references.iter().all(|r| b.rows.column_by_name(r).is_some())) {
+                let columns = texts(schema, &batch.rows, &key.references)?;
+                for row in 0..batch.rows.num_rows() {
+                    self.add(at, columns.iter().map(|c| c.is_valid(row).then(|| c.value(row))))?;
+                }
+            }
+            if let Some(asked) = self.asked.get_mut(name) {
+                asked.by_key.extend(own.as_ref().unwrap_or(&logged.keys).iter().cloned());
+                asked.fresh |= !asked.by_key.is_empty();
+            }
+        }
+        Ok(())
+    }
+
+    /// Children may name these values.
+    fn add<'v>(&mut self, edge: usize, values: impl Iterator<Item = Option<&'v str>>) -> std::result::Result<(), Stop> {
+        let Edge { key, strings, values: all } = &mut self.edges[edge];
+        let mut folded = Vec::with_capacity(strings.len());
+        for (value, string) in values.zip(strings.iter()) {
+            match fold(value, *string) {
+                Folded::Null => return Ok(()),
+                Folded::Is(value) => folded.push(value),
+                Folded::Unsure => return Err(Stop::Whole(key.child.clone())),
+            }
+        }
+        if all.insert(folded)
+            && let Some(asked) = self.asked.get_mut(&key.child)
+        {
+            asked.fresh = true;
+        }
+        Ok(())
+    }
+
+    /// Looks for the children in a table of the target; they may be parents in turn.
+    async fn look_through(&mut self, name: &'a TableName) -> std::result::Result<(), Stop> {
+        let job = self.job;
+        let (Some(record), Some(asked)) = (job.tables.get(name), self.asked.get_mut(name)) else { return Ok(()) };
+        asked.fresh = false;
+        let (shape, by_key) = (Arc::clone(&asked.shape), std::mem::take(&mut asked.by_key));
+        let failed = |e: Error| match e.kind.is_about_a_table() && e.kind.retry() != Retry::Backoff {
+            true => Stop::Whole(name.clone()),
+            false => Stop::Failed(e),
+        };
+        let all_rows = KeyRange::default();
+        let open = || job.context.sink.rows(&record.target, &shape, &all_rows);
+        let mut rows = with_retries(open, |e, pause| job.retrying(e, pause)).await.map_err(failed)?;
+        let all: Vec<String> = shape.columns.iter().map(|c| c.name.clone()).collect();
+        let places = |names: &[String]| names.iter().filter_map(|n| shape.index_of(n)).collect::<Vec<_>>();
+        let key = places(&shape.key);
+        let mut found = self.found.remove(name);
+        let mut parents = Vec::new();
+        while let Some(batch) = rows.next().await.map_err(failed)? {
+            let columns = texts(&shape, &batch, &all)?;
+            let of = |places: &[usize], row: usize| -> Vec<Option<String>> {
+                let value = |p: &usize| columns[*p].is_valid(row).then(|| columns[*p].value(row).to_string());
+                places.iter().map(value).collect()
+            };
+            let mine: Vec<(&Edge<'_>, Vec<usize>)> =
+                self.edges.iter().filter(|e| e.key.child == *name).map(|e| (e, places(&e.key.columns))).collect();
+            for row in 0..batch.num_rows() {
+                let changed = mine.iter().any(|(edge, places)| edge.may_name(&columns, places, row));
+                if !changed && by_key.is_empty() {
+                    continue;
+                }
+                let own: Values = of(&key, row).into_iter().map(Option::unwrap_or_default).collect();
+                if !changed && !by_key.contains(&own) {
+                    continue;
+                }
+                for (at, edge) in self.edges.iter().enumerate().filter(|(_, e)| e.key.parent == *name) {
+                    parents.push((at, of(&places(&edge.key.references), row)));
+                }
+                if let Some(found) = found.as_mut().filter(|_| changed) {
+                    found.insert(own);
+                    if found.len() > ROWS {
+                        return Err(Stop::Whole(name.clone()));
+                    }
+                }
+            }
+        }
+        self.found.extend(found.map(|found| (name.clone(), found)));
+        for (edge, values) in parents {
+            self.add(edge, values.iter().map(Option::as_deref))?;
+        }
+        Ok(())
+    }
+}
+
+impl Edge<'_> {
+    /// Whether this row may refer to one of the values.
+    fn may_name(&self, columns: &[StringArray], places: &[usize], row: usize) -> bool {
+        if self.values.is_empty() {
+            return false;
+        }
+        let mut folded = Vec::with_capacity(places.len());
+        for (place, string) in places.iter().zip(&self.strings) {
+            let value = columns[*place].is_valid(row).then(|| columns[*place].value(row));
+            match fold(value, *string) {
+                Folded::Null => return false,
+                Folded::Is(value) => folded.push(value),
+                Folded::Unsure => return true,
+            }
+        }
+        self.values.contains(&folded)
+    }
+}
+
+impl Logged {
+    fn add(&mut self, schema: &TableSchema, batch: &ChangeBatch) -> Result<()> {
+        let columns = texts(schema, &batch.rows, &schema.key)?;
+        for (row, op) in batch.ops().values().iter().enumerate() {
+            let key: Values = columns.iter().map(|c| c.value(row).to_string()).collect();
+            if [OP_DELETE, OP_MOVE].contains(op) {
+                self.gone.insert(key.clone());
+            }
+            self.keys.insert(key);
+        }
+        Ok(())
+    }
+}
+
+/// A string of which it is not certain what its collation takes for equal is unsure: anything but printable ASCII. Of that
+/// collations ignore case and spaces at the end, at most.
+fn fold(value: Option<&str>, string: bool) -> Folded {
+    match value {
+        None => Folded::Null,
+        Some(value) if !string => Folded::Is(value.to_string()),
+        Some(value) if value.bytes().all(|b| (b' '..=b'~').contains(&b)) => {
+            Folded::Is(value.trim_end_matches(' ').to_ascii_lowercase())
+        }
+        Some(_) => Folded::Unsure,
+    }
+}
+
+/// Columns as canonical text.
+fn texts(schema: &TableSchema, rows: &RecordBatch, names: &[String]) -> Result<Vec<StringArray>> {
+    let text = |name: &String| {
+        let missing = || Error::internal(format!("column {name} is missing")).with("table", &schema.name);
+        let array = rows.column_by_name(name).ok_or_else(missing)?;
+        match array.data_type() {
+            Arrow::Utf8 => Ok(array.as_string::<i32>().clone()),
+            _ => render(array.as_ref(), &schema.column(name).ok_or_else(missing)?.data_type),
+        }
+    };
+    names.iter().map(text).collect()
+}
