@@ -46,7 +46,7 @@ const SESSIONS: [(&str, bool); 7] = [
 ];
 
 /// The tables of a fresh database.
-pub(crate) const TABLES: [&str; 13] = [
+pub(crate) const TABLES: [&str; 16] = [
     "t_part (id INT NOT NULL PRIMARY KEY, v VARCHAR(50), n INT) PARTITION BY HASH (id) PARTITIONS 4",
     "t_int (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(60), amount DECIMAL(14,4), \
         at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), raw VARBINARY(40), ratio DOUBLE, small SMALLINT UNSIGNED)",
@@ -62,7 +62,17 @@ pub(crate) const TABLES: [&str; 13] = [
     "`odd na``me ü.ö` (`i d` INT NOT NULL PRIMARY KEY, `sel``ect` VARCHAR(40), `naïve.x` INT)",
     "x_out (id INT NOT NULL PRIMARY KEY, v VARCHAR(20))",
     "zz_mark (id INT PRIMARY KEY, n BIGINT NOT NULL)",
+    "zz_parent (id INT PRIMARY KEY, code VARCHAR(10) NOT NULL UNIQUE, v INT)",
+    "zz_child (id INT PRIMARY KEY, p INT, code VARCHAR(10), v INT, \
+        FOREIGN KEY (p) REFERENCES zz_parent (id) ON DELETE CASCADE ON UPDATE CASCADE, \
+        FOREIGN KEY (code) REFERENCES zz_parent (code) ON DELETE SET NULL ON UPDATE CASCADE)",
+    "zz_grandchild (id INT PRIMARY KEY, c INT, v INT, FOREIGN KEY (c) REFERENCES zz_child (id) ON DELETE CASCADE)",
 ];
+
+/// Tables whose definitions stay.
+pub(crate) fn stays(name: &str) -> bool {
+    name.starts_with("zz_")
+}
 
 /// A table of 40 columns.
 pub(crate) fn wide() -> String {
@@ -153,7 +163,7 @@ impl Changer {
 
     async fn one(&mut self) -> mysql_async::Result<()> {
         let mut all = tables(&mut self.conn, &self.scene.db, None).await?;
-        all.retain(|t| t.name != "zz_mark");
+        all.retain(|t| !stays(&t.name));
         let (outside, inside): (Vec<Table>, Vec<Table>) = all.into_iter().partition(|t| t.name.starts_with(OUTSIDE));
         if inside.len() < 4 {
             return self.create().await;

@@ -78,7 +78,8 @@ impl Run {
         fill_big(&source, &db, 20_000).await;
         let proxy = Proxy::start(source.port()).await;
         let pattern = format!("{db}.*,!{db}.{OUTSIDE}*");
-        let sync = Sync::new(&source.url_at(proxy.port), &pattern, &[]).kept_in(&folder);
+        let url = format!("{}?cascades=resync", source.url_at(proxy.port));
+        let sync = Sync::new(&url, &pattern, &[]).kept_in(&folder);
         println!(
             "database {db}, proxy on port {}, warehouse on port {}, all in {}",
             proxy.port,

@@ -11,6 +11,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use crate::Scene;
+use crate::ddl::stays;
 use crate::values::value;
 
 /// How old a writer's picture of the tables may be.
@@ -124,13 +125,14 @@ impl Writer {
             self.tables = tables(&mut self.conn, &self.scene.db, None).await?;
             self.seen = Instant::now();
         }
-        self.tables.retain(|t| t.name != "zz_mark");
+        self.tables.retain(|t| !stays(&t.name));
         if self.tables.is_empty() {
             return Ok(());
         }
         let done = match self.rng.u8(0..40) {
             _ if self.rng.u16(0..500) == 0 && !self.scene.leaves_out(STATEMENT) => self.as_a_statement().await,
             _ if self.rng.u16(0..1000) == 0 => self.beyond_the_buffer().await,
+            _ if self.rng.u8(0..15) == 0 => self.family().await,
             0..3 => self.xa().await,
             3 => self.huge().await,
             4..6 => self.temporary().await,
@@ -182,6 +184,39 @@ impl Writer {
         self.conn.query_drop("SET SESSION binlog_format = ROW").await?;
         self.count(STATEMENT);
         done
+    }
+
+    /// Rows that refer to each other, whose parents go or change; MariaDB does not log what becomes of the children.
+    async fn family(&mut self) -> mysql_async::Result<()> {
+        let several = self.rng.bool();
+        if several {
+            self.conn.query_drop("BEGIN").await?;
+        }
+        for _ in 0..if several { self.rng.u32(2..6) } else { 1 } {
+            let [a, b, c] = [(); 3].map(|()| self.rng.u32(0..60));
+            let statement = match self.rng.u8(0..12) {
+                0..3 => format!("INSERT IGNORE INTO zz_parent VALUES ({a}, 'c{b}', {c}), ({b}, 'C{c}', {a})"),
+                3..6 => format!(
+                    "INSERT IGNORE INTO zz_child SELECT {a} * 10 + n.i, p.id, p.code, {b} FROM zz_parent p \
+                     JOIN (SELECT 0 i UNION SELECT 1 UNION SELECT 2) n WHERE p.id BETWEEN {b} AND {b} + 3"
+                ),
+                6..8 => format!(
+                    "INSERT IGNORE INTO zz_grandchild SELECT c.id * 2 + {a} % 2, c.id, {b} FROM zz_child c \
+                     WHERE c.id BETWEEN {c} * 10 AND {c} * 10 + 40"
+                ),
+                8 => format!("DELETE FROM zz_parent WHERE id BETWEEN {a} AND {a} + 2"),
+                9 => format!("UPDATE IGNORE zz_parent SET id = {a}, v = {c} WHERE id = {b}"),
+                10 => format!("UPDATE IGNORE zz_parent SET code = 'c{a}' WHERE id = {b}"),
+                _ => format!("UPDATE zz_child SET v = {a}, code = NULL WHERE p = {b}"),
+            };
+            self.run(&statement).await?;
+        }
+        if several {
+            let end = if self.rng.u8(0..4) == 0 { "ROLLBACK" } else { "COMMIT" };
+            self.conn.query_drop(end).await?;
+        }
+        self.count("of a family");
+        Ok(())
     }
 
     /// Several tables, savepoints, a commit or a rollback.

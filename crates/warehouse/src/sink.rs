@@ -316,7 +316,8 @@ impl Rows {
             if let Some(batches) = &mut self.batches {
                 match batches.next().transpose()? {
                     Some(batch) => {
-                        let batch = self.select(&value::adapt(&self.view.table, &batch)?)?;
+                        let column = |at: usize| value::column_of(&self.view.table.columns[at], &batch);
+                        let batch = self.select(batch.num_rows(), column)?;
                         if batch.num_rows() > 0 {
                             return Ok(Some(batch));
                         }
@@ -332,7 +333,9 @@ impl Rows {
                 let before = self.bounds.from.as_ref().is_some_and(|f| f.as_slice() > meta.max_key.as_slice());
                 if view.live_rows() > 0 && !before && !past(&self.bounds.to, &meta.min_key) {
                     let selection = (!view.deletes.is_empty()).then(|| RowSelection::from_boolean_buffer(view.live()));
-                    self.batches = Some(view.open()?.batches(selection, BATCH_ROWS)?);
+                    let columns = self.wanted.iter().copied().chain(0..self.view.table.key_columns);
+                    let ids: Vec<u32> = columns.map(|at| self.view.table.columns[at].id).collect();
+                    self.batches = Some(view.open()?.batches_of(Some(&ids), selection, BATCH_ROWS)?);
                 }
                 continue;
             }
@@ -341,7 +344,7 @@ impl Rows {
                 None => self.delta.insert(self.view.delta()?),
             };
             let Some(batch) = delta.pop() else { return Ok(None) };
-            let batch = self.select(&batch)?;
+            let batch = self.select(batch.num_rows(), |at| Ok(Arc::clone(batch.column(at))))?;
             if batch.num_rows() > 0 {
                 return Ok(Some(batch));
             }
@@ -349,13 +352,16 @@ impl Rows {
     }
 
     /// The rows within the bounds in the wanted columns.
-    fn select(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    fn select(&self, rows: usize, column: impl Fn(usize) -> Result<ArrayRef>) -> Result<RecordBatch> {
         let fail = |e| Error::internal("cannot select rows").because(e);
-        let wanted = batch.project(&self.wanted).map_err(fail)?;
+        let schema = self.view.table.arrow_schema().project(&self.wanted).map_err(fail)?;
+        let columns = self.wanted.iter().map(|at| column(*at)).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let wanted = RecordBatch::try_new_with_options(Arc::new(schema), columns, &options).map_err(fail)?;
         if self.bounds.from.is_none() && self.bounds.to.is_none() {
             return Ok(wanted);
         }
-        let keys: Keys = key::encode(&batch.columns()[..self.view.table.key_columns])?;
+        let keys: Keys = key::encode(&(0..self.view.table.key_columns).map(column).collect::<Result<Vec<_>>>()?)?;
         let inside: BooleanArray = (0..keys.len()).map(|i| Some(self.bounds.holds(keys.get(i)))).collect();
         filter_record_batch(&wanted, &inside).map_err(fail)
     }

@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::DataType as Arrow;
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType as Arrow, Int64Type};
 
 use crate::batch::{ChangeBatch, OP_DELETE, OP_MOVE};
 use crate::connector::{ForeignKey, KeyRange};
@@ -21,12 +21,12 @@ use crate::datatype::DataType;
 use crate::engine::job::{Job, with_retries};
 use crate::engine::unseen::Unseen;
 use crate::error::{Error, Result, Retry};
-use crate::schema::{TableName, TableSchema};
+use crate::schema::{Column, TableName, TableSchema};
 use crate::store::TableState;
-use crate::text::render;
+use crate::text::{render, render_value};
 
 /// More rows of a table than this are not read one by one.
-const ROWS: usize = 10_000;
+const ROWS: usize = 100_000;
 /// So many times are tables looked through: children, their children, and so on.
 const ROUNDS: usize = 32;
 
@@ -209,13 +209,17 @@ impl<'a> Search<'a> {
         for batch in batches() {
             logged.add(schema, batch)?;
         }
-        let mut parents = &logged.gone;
-        if let Some(found) = self.found.get_mut(name) {
+        let ahead = || job.ahead.get(name).into_iter().flatten().filter(|_| rules.ahead_again).cloned();
+        let several = self.edges.iter().any(|e| e.key.child == *name && e.key.columns.len() > 1);
+        let own = self.found.get_mut(name).map(|found| {
             found.extend(logged.keys.iter().filter(|_| rules.logged_again).cloned());
-            found.extend(job.ahead.get(name).into_iter().flatten().filter(|_| rules.ahead_again).cloned());
-        }
-        let own = self.found.get(name).cloned();
-        parents = own.as_ref().unwrap_or(parents);
+            let parents = found.iter().cloned().chain(ahead()).collect::<HashSet<_>>();
+            if several {
+                found.extend(ahead());
+            }
+            parents
+        });
+        let parents = own.as_ref().unwrap_or(&logged.gone);
         for at in 0..self.edges.len() {
             let key = self.edges[at].key;
             if key.parent != *name {
@@ -274,30 +278,29 @@ impl<'a> Search<'a> {
         let all_rows = KeyRange::default();
         let open = || job.context.sink.rows(&record.target, &shape, &all_rows);
         let mut rows = with_retries(open, |e, pause| job.retrying(e, pause)).await.map_err(failed)?;
-        let all: Vec<String> = shape.columns.iter().map(|c| c.name.clone()).collect();
         let places = |names: &[String]| names.iter().filter_map(|n| shape.index_of(n)).collect::<Vec<_>>();
         let key = places(&shape.key);
+        let mine: Vec<Sought> = self.edges.iter().filter(|e| e.key.child == *name).map(|e| e.sought(&shape)).collect();
+        let children = self.edges.iter().enumerate().filter(|(_, e)| e.key.parent == *name);
+        let children: Vec<_> = children.map(|(at, e)| (at, places(&e.key.references))).collect();
         let mut found = self.found.remove(name);
         let mut parents = Vec::new();
         while let Some(batch) = rows.next().await.map_err(failed)? {
-            let columns = texts(&shape, &batch, &all)?;
-            let of = |places: &[usize], row: usize| -> Vec<Option<String>> {
-                let value = |p: &usize| columns[*p].is_valid(row).then(|| columns[*p].value(row).to_string());
-                places.iter().map(value).collect()
-            };
-            let mine: Vec<(&Edge<'_>, Vec<usize>)> =
-                self.edges.iter().filter(|e| e.key.child == *name).map(|e| (e, places(&e.key.columns))).collect();
-            for row in 0..batch.num_rows() {
-                let changed = mine.iter().any(|(edge, places)| edge.may_name(&columns, places, row));
+            let batch = Batch { schema: &shape, columns: columns(&shape, &batch)? };
+            let mut changed = vec![false; batch.columns[0].len()];
+            for sought in &mine {
+                sought.mark(&batch, &mut changed)?;
+            }
+            for (row, changed) in changed.into_iter().enumerate() {
                 if !changed && by_key.is_empty() {
                     continue;
                 }
-                let own: Values = of(&key, row).into_iter().map(Option::unwrap_or_default).collect();
+                let own: Values = batch.texts(&key, row)?.into_iter().map(Option::unwrap_or_default).collect();
                 if !changed && !by_key.contains(&own) {
                     continue;
                 }
-                for (at, edge) in self.edges.iter().enumerate().filter(|(_, e)| e.key.parent == *name) {
-                    parents.push((at, of(&places(&edge.key.references), row)));
+                for (at, places) in &children {
+                    parents.push((*at, batch.texts(places, row)?));
                 }
                 if let Some(found) = found.as_mut().filter(|_| changed) {
                     found.insert(own);
@@ -316,21 +319,91 @@ impl<'a> Search<'a> {
 }
 
 impl Edge<'_> {
-    /// Whether this row may refer to one of the values.
-    fn may_name(&self, columns: &[StringArray], places: &[usize], row: usize) -> bool {
-        if self.values.is_empty() {
-            return false;
+    fn sought(&self, shape: &TableSchema) -> Sought<'_> {
+        let number = |v: &Values| match v.as_slice() {
+            [one] => one.parse().ok(),
+            _ => None,
+        };
+        let strings = self.strings.contains(&true);
+        Sought {
+            places: self.key.columns.iter().filter_map(|c| shape.index_of(c)).collect(),
+            strings: &self.strings,
+            values: &self.values,
+            numbers: self.values.iter().filter(|_| !strings).map(number).collect(),
         }
-        let mut folded = Vec::with_capacity(places.len());
-        for (place, string) in places.iter().zip(&self.strings) {
-            let value = columns[*place].is_valid(row).then(|| columns[*place].value(row));
-            match fold(value, *string) {
+    }
+}
+
+/// What the rows of one foreign key are looked through for.
+struct Sought<'a> {
+    places: Vec<usize>,
+    strings: &'a [bool],
+    values: &'a HashSet<Values>,
+    /// The same, if they are numbers of one column.
+    numbers: Option<HashSet<i64>>,
+}
+
+impl Sought<'_> {
+    /// Marks the rows that may refer to one of the values.
+    fn mark(&self, batch: &Batch<'_>, marked: &mut [bool]) -> Result<()> {
+        if self.values.is_empty() {
+            return Ok(());
+        }
+        if let (Some(numbers), [place]) = (&self.numbers, self.places.as_slice())
+            && let Some(column) = numbers_of(&batch.columns[*place])
+        {
+            for (value, marked) in column.iter().zip(marked) {
+                *marked |= value.is_some_and(|v| numbers.contains(&v));
+            }
+            return Ok(());
+        }
+        for (row, marked) in marked.iter_mut().enumerate() {
+            *marked |= self.may_name(&batch.texts(&self.places, row)?);
+        }
+        Ok(())
+    }
+
+    fn may_name(&self, row: &[Option<String>]) -> bool {
+        let mut folded = Vec::with_capacity(row.len());
+        for (value, string) in row.iter().zip(self.strings) {
+            match fold(value.as_deref(), *string) {
                 Folded::Null => return false,
                 Folded::Is(value) => folded.push(value),
                 Folded::Unsure => return true,
             }
         }
         self.values.contains(&folded)
+    }
+}
+
+/// Whole numbers that fit; their text is that of every whole number.
+fn numbers_of(column: &ArrayRef) -> Option<Int64Array> {
+    let fits = column.data_type().is_integer() && *column.data_type() != Arrow::UInt64;
+    let cast = fits.then(|| arrow::compute::cast(column, &Arrow::Int64).ok())??;
+    cast.as_primitive_opt::<Int64Type>().cloned()
+}
+
+/// Rows of a table in some columns.
+struct Batch<'a> {
+    schema: &'a TableSchema,
+    columns: Vec<ArrayRef>,
+}
+
+impl Batch<'_> {
+    fn texts(&self, places: &[usize], row: usize) -> Result<Vec<Option<String>>> {
+        let text = |place: &usize| -> Result<Option<String>> {
+            let column = &self.columns[*place];
+            if column.is_null(row) {
+                return Ok(None);
+            }
+            if *column.data_type() == Arrow::Utf8 {
+                return Ok(Some(column.as_string::<i32>().value(row).to_string()));
+            }
+            let mut text = String::new();
+            render_value(column, row, &self.schema.columns[*place].data_type, &mut text)?;
+            Ok(Some(text))
+        };
+        places.iter().map(text).collect()
     }
 }
 
@@ -361,15 +434,21 @@ fn fold(value: Option<&str>, string: bool) -> Folded {
     }
 }
 
-/// Columns as canonical text.
+/// The schema's columns.
+fn columns(schema: &TableSchema, rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
+    let column = |c: &Column| {
+        let missing = || Error::internal(format!("column {} is missing", c.name)).with("table", &schema.name);
+        rows.column_by_name(&c.name).cloned().ok_or_else(missing)
+    };
+    schema.columns.iter().map(column).collect()
+}
+
+/// Some columns of logged rows as canonical text.
 fn texts(schema: &TableSchema, rows: &RecordBatch, names: &[String]) -> Result<Vec<StringArray>> {
     let text = |name: &String| {
         let missing = || Error::internal(format!("column {name} is missing")).with("table", &schema.name);
-        let array = rows.column_by_name(name).ok_or_else(missing)?;
-        match array.data_type() {
-            Arrow::Utf8 => Ok(array.as_string::<i32>().clone()),
-            _ => render(array.as_ref(), &schema.column(name).ok_or_else(missing)?.data_type),
-        }
+        let column = schema.column(name).ok_or_else(missing)?;
+        render(rows.column_by_name(name).ok_or_else(missing)?, &column.data_type)
     };
     names.iter().map(text).collect()
 }

@@ -107,6 +107,18 @@ impl Decision {
         self.incomplete.extend(columns.iter().map(ToString::to_string));
         self
     }
+
+    /// From here on the values of the source's column go into one that the target has kept of before.
+    fn goes_on(self, policy: SchemaPolicy, kept: &Column, column: &Column) -> Self {
+        let (from, to) = (&kept.data_type, &column.data_type);
+        let mut decision = self.incomplete(&[&kept.name]);
+        if policy == SchemaPolicy::Lenient && !holds(from, to) && holds(to, from) {
+            let source_type = column.source_type.clone();
+            let (name, from, to) = (kept.name.clone(), from.clone(), to.clone());
+            decision.does.push(TableChange::ChangeType { name, from, to, source_type });
+        }
+        decision
+    }
 }
 
 /// What one step at the source becomes at a target that is written. `source` is the source's definition before the
@@ -135,14 +147,7 @@ pub(crate) fn decide(
             (_, Some(kept)) => {
                 let name = &kept.name;
                 let what = format!("column {name} was added again: it goes on in the column that the target has kept");
-                let mut decision = Decision::left_out(what).incomplete(&[name]);
-                let (from, to) = (&kept.data_type, &column.data_type);
-                if policy == Lenient && !holds(from, to) && holds(to, from) {
-                    let source_type = column.source_type.clone();
-                    let (name, from, to) = (name.clone(), from.clone(), to.clone());
-                    decision.does.push(TableChange::ChangeType { name, from, to, source_type });
-                }
-                Ok(decision)
+                Ok(Decision::left_out(what).goes_on(policy, kept, column))
             }
             (Evolve | TryEvolve, None) => as_it_is(),
             (Lenient, None) => {
@@ -271,13 +276,9 @@ fn rename(policy: SchemaPolicy, source: &TableSchema, target: &TableSchema, from
     let step = || TableChange::RenameColumn { from: from.to_string(), to: to.to_string() };
     let Some(old) = target.column(from) else {
         // A column that the target does not have got the name of one that it has.
-        return Ok(match target.column(to) {
-            Some(kept) => Decision::left_out(format!(
-                "column {from} was renamed to {to}: it goes on in the column that the target has kept"
-            ))
-            .incomplete(&[&kept.name]),
-            None => Decision::nothing(),
-        });
+        let (Some(kept), Some(now)) = (target.column(to), source.column(from)) else { return Ok(Decision::nothing()) };
+        let what = format!("column {from} was renamed to {to}: it goes on in the column that the target has kept");
+        return Ok(Decision::left_out(what).goes_on(policy, kept, now));
     };
     let in_key = source.key.iter().any(|k| k.eq_ignore_ascii_case(from));
     let stays_one = target.column(to).is_none_or(|c| c.name == old.name);
@@ -292,14 +293,14 @@ fn rename(policy: SchemaPolicy, source: &TableSchema, target: &TableSchema, from
         return Ok(Decision::does(step()));
     }
     let mut decision = keep(policy, source, old, "renamed")?;
+    let now = source.column(from).unwrap_or(old);
     let said = match target.column(to) {
         Some(kept) => {
-            decision = decision.incomplete(&[&kept.name]);
+            decision = decision.goes_on(policy, kept, now);
             format!("goes on in {to}, which the target has kept")
         }
         None if policy == SchemaPolicy::Ignore => "the target does not have its new name".to_string(),
         None => {
-            let now = source.column(from).unwrap_or(old);
             let column = Column { name: to.to_string(), nullable: true, default: None, ..now.clone() };
             decision.does.push(TableChange::AddColumn { column, position: ColumnPosition::Last });
             decision = decision.incomplete(&[to]);
@@ -544,6 +545,8 @@ mod tests {
         let mut filled = strict.clone();
         filled.columns[1].default = Some(DefaultValue::Literal("0".into()));
         let apart = table(&["k", "x", "y", "z"], &["k"]);
+        let mut narrow = apart.clone();
+        narrow.columns[3].data_type = DataType::Int32;
         let refused = format!("suspended: {}", refused_by_policy().message);
         let rewrite = |columns: &[&str]| TableChange::Rewrite {
             reason: "computed".into(),
@@ -570,6 +573,10 @@ mod tests {
             (TryEvolve, &same, rename("x", "z"), "rename x z"),
             (Lenient, &same, rename("x", "z"), "add z Last; incomplete x z; said"),
             (Lenient, &apart, rename("x", "z"), "incomplete x z; said"),
+            // What the target has kept is too narrow for what goes on in it.
+            (Lenient, &narrow, rename("x", "z"), "type z int64; incomplete x z; said"),
+            (Lenient, &narrow, add("z"), "type z int64; incomplete z; said"),
+            (Ignore, &narrow, rename("x", "z"), "incomplete x z; said"),
             (Lenient, &same, rename("k", "z"), "rename k z"),
             (Lenient, &same, rename("x", "X"), "rename x X"),
             (Ignore, &same, rename("x", "z"), "incomplete x; said"),

@@ -18,11 +18,13 @@ use crate::engine::foreign_keys::Touched;
 use crate::engine::job::{Job, with_retries};
 use crate::engine::lane::MAIN;
 use crate::engine::read_back::{keys_of, rows_now};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::position::Position;
 use crate::schema::TableName;
 use crate::store::{Change, TableRecord, TableState};
 
+/// Rows that are read and written at a time.
+const ROWS: usize = 10_000;
 /// How long a copy waits for more of the kind before it begins.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -84,36 +86,37 @@ impl Job {
     /// Reads rows again. The main lane is behind the commit at which they changed, and nothing of it is under way.
     pub(crate) async fn read_again(&mut self, touched: Touched, to: &Position) -> Result<()> {
         for (name, rows) in touched {
-            // It may have been suspended meanwhile.
-            let waits = self.tables.get(&name).is_some_and(|t| matches!(t.state, TableState::CatchingUp { .. }));
-            let Some((_, schema)) = self.schemas.get(&name).filter(|_| waits) else { continue };
             let rows: Vec<&[String]> = rows.iter().map(Vec::as_slice).collect();
-            let read = match keys_of(schema, &rows) {
-                Ok(keys) => {
-                    let read = || rows_now(&self.context, schema, &keys);
-                    with_retries(read, |e, pause| self.retrying(e, pause)).await
+            let mut result = Ok(());
+            for some in rows.chunks(ROWS) {
+                // It may have been suspended meanwhile.
+                let waits = self.tables.get(&name).is_some_and(|t| matches!(t.state, TableState::CatchingUp { .. }));
+                let Some((_, schema)) = self.schemas.get(&name).filter(|_| waits && result.is_ok()) else { break };
+                let keys = keys_of(schema, some);
+                let read = async || rows_now(&self.context, schema, keys.as_ref().map_err(Clone::clone)?).await;
+                result = match with_retries(read, |e, pause| self.retrying(e, pause)).await {
+                    Ok(rows) => self.write_as_now(&name, rows).await,
+                    Err(e) => Err(e),
+                };
+            }
+            let (mut change, job) = (Change::new(), self.context.spec.name.clone());
+            let Some(record) = self.tables.get_mut(&name) else { continue };
+            match result {
+                Ok(()) if matches!(record.state, TableState::Suspended { .. }) => {
+                    self.copy_whole(&name, to, &mut change).await?;
                 }
-                Err(e) => Err(e),
-            };
-            let mut change = Change::new();
-            match read {
-                Ok(rows) => match self.write_as_now(&name, rows).await {
-                    Ok(()) => {
-                        let Some(record) = self.tables.get_mut(&name) else { continue };
-                        record.unseen = None;
-                        change.table(&self.context.spec.name, record);
-                    }
-                    Err(e) if e.kind.is_about_a_table() => self.suspend(&name, e, None).await?,
-                    Err(e) => return Err(e),
-                },
-                // The source is already behind a schema change that the lane has not come to.
-                Err(e) if matches!(e.kind, ErrorKind::Schema | ErrorKind::NotFound | ErrorKind::Unsupported) => {
+                Ok(()) => {
+                    record.unseen = None;
+                    change.table(&job, record);
+                }
+                // The source is already behind a schema change that the lane has not come to, say.
+                Err(e) if e.kind.is_about_a_table() => {
                     tracing::info!(job = self.name(), table = %name, "is copied again: {}", e.line());
                     self.copy_whole(&name, to, &mut change).await?;
                 }
                 Err(e) => return Err(e),
             }
-            change.ledger(&self.context.spec.name, &self.ledger);
+            change.ledger(&job, &self.ledger);
             self.context.store.commit(change).await?;
         }
         self.context.progress.set_tables(self.tables.values());

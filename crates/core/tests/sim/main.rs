@@ -66,7 +66,7 @@ impl Sim {
     fn new(seed: u64, rules: Protocol, trace: bool) -> Sim {
         let mut rng = Rng::with_seed(seed);
         let mut world = World::new(rng.fork());
-        world.shape.cascade = cascade(seed);
+        world.shape = foreign_keys(seed, world.shape);
         let shape = world.shape.clone();
         let faults = Faults::new(rng.fork(), shape.crash, shape.lost, shape.slow_ms, trace);
         let world = Arc::new(Mutex::new(world));
@@ -419,7 +419,9 @@ fn compare(store: &Store, world: &Mutex<World>, sink: &ModelSink, found: &Mutex<
         for table in &tables {
             let target = match (&table.state, &table.copy) {
                 (TableState::Live, _) if in_main => &table.target,
-                (TableState::CatchingUp { high }, _) if in_main && held(high) => &table.target,
+                (TableState::CatchingUp { high }, _) if in_main && held(high) && table.unseen.is_none() => {
+                    &table.target
+                }
                 // What has changed unseen since it began is in the next copy.
                 (_, Some(CopyRecord { phase: Phase::CatchingUp { high }, into, start, .. }))
                     if !in_main && held(high) && held(start) && table.unseen.is_none() =>
@@ -470,9 +472,13 @@ fn policy(seed: u64) -> SchemaPolicy {
     *all.get(Rng::with_seed(seed ^ 0x0070_11c7).usize(..12)).unwrap_or(&SchemaPolicy::Evolve)
 }
 
-/// How often foreign keys change rows below a seed's log; apart from the seed's other draws, as the policy is.
-fn cascade(seed: u64) -> f64 {
-    [0.0, 0.0, 0.0, 0.05, 0.2][Rng::with_seed(seed ^ 0x00ca_5cad).usize(..5)]
+/// How foreign keys change rows below a seed's log; apart from the seed's other draws, as the policy is.
+fn foreign_keys(seed: u64, shape: world::Shape) -> world::Shape {
+    match Rng::with_seed(seed ^ 0x00ca_5cad).usize(..6) {
+        0 => world::Shape { cascade: 0.03, ..shape },
+        1 | 2 => shape.with_foreign_keys(),
+        _ => shape,
+    }
 }
 
 /// What the policy promises of a target that has not followed every schema change.

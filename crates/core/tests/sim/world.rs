@@ -287,6 +287,15 @@ impl Shape {
         }
         shape
     }
+
+    /// A source whose foreign keys act again and again, and nothing much besides, so that the tables are live meanwhile.
+    pub fn with_foreign_keys(self) -> Shape {
+        let (crash, lost, huge) = (self.crash.min(0.004), self.lost.min(0.05), self.huge.min(0.02));
+        let shape = Shape { crash, lost, huge, entries: 160, servers: 1, cascade: 0.3, ..self };
+        let shape = Shape { write_ms: self.write_ms.max(8), life_ms: 3000, ..shape };
+        let shape = Shape { ddl: 0.0, resync: 0.0, pause: 0.0, suspend: 0.0, ..shape };
+        Shape { reject: 0.0, reject_amid: 0.0, forget: 0.0, anew: 0.0, ..shape }
+    }
 }
 
 /// The source.
@@ -297,6 +306,10 @@ pub struct World {
     /// Tables that foreign keys have changed below its entries; `None`: nobody knows by which.
     pub foreign_keys: Vec<Vec<(TableName, Option<ForeignKey>)>>,
     acted: Vec<(TableName, Option<ForeignKey>)>,
+    /// So many transactions with foreign keys that act follow each other.
+    burst: usize,
+    /// A row that one has changed.
+    changed: Option<(TableName, i64)>,
     /// What its entries are called.
     pub ids: Vec<Id>,
     /// State behind so many entries.
@@ -338,6 +351,8 @@ impl World {
             log: vec![],
             foreign_keys: vec![],
             acted: vec![],
+            burst: 0,
+            changed: None,
             ids: vec![],
             states: vec![],
             visible: 0,
@@ -429,6 +444,11 @@ impl World {
             self.foreign_keys.push(std::mem::take(&mut self.acted));
             self.states.push(state);
         }
+        // So soon that what is read again because of the first is behind the second.
+        if self.changed.is_some() && self.shape.cascade > 0.1 && self.rng.bool() {
+            self.burst = self.burst.max(1);
+            self.write();
+        }
     }
 
     /// A SELECT sees so many more entries; of a transaction all or nothing.
@@ -447,7 +467,13 @@ impl World {
             return Vec::new();
         }
         let operations = if self.rng.f64() < self.shape.huge { self.rng.usize(15..60) } else { self.rng.usize(1..5) };
-        let cascades = self.shape.cascade > 0.0 && self.rng.f64() < self.shape.cascade;
+        // Several at once. Where that is often, not while the first copy is under way, which would have no end.
+        let early = self.shape.cascade < 0.1 || self.copied_at.is_some();
+        if self.shape.cascade > 0.0 && self.burst == 0 && early && self.rng.f64() < self.shape.cascade {
+            self.burst = self.rng.usize(1..6);
+        }
+        let cascades = self.burst > 0;
+        self.burst -= usize::from(cascades);
         let at = cascades.then(|| self.rng.usize(..=operations));
         let mut ops = Vec::new();
         for number in 0..=operations {
@@ -472,8 +498,19 @@ impl World {
         if keyed.is_empty() {
             return;
         }
-        let parent = keyed[self.rng.usize(..keyed.len())].clone();
-        if self.rng.u32(..4) == 0 {
+        // The same row twice: behind the first time it may be ahead of the log.
+        let mut aimed = self.changed.take().filter(|_| self.rng.u32(..4) > 0).and_then(|(child, key)| {
+            let row = state.get(&child)?.rows.get(&key)?;
+            let values = row.iter().enumerate().filter(|(at, _)| state[&child].schema.columns[*at].name != "k");
+            let parents = values.filter_map(|(at, v)| {
+                let parent = keyed.iter().find(|n| v.is_some_and(|v| state[*n].rows.contains_key(&v)))?;
+                Some((parent.clone(), (*v)?, child.clone(), at))
+            });
+            parents.last()
+        });
+        let drawn = || keyed[self.rng.usize(..keyed.len())].clone();
+        let parent = aimed.as_ref().map_or_else(drawn, |(parent, ..)| parent.clone());
+        if aimed.is_none() && self.shape.cascade < 0.1 && self.rng.u32(..4) == 0 {
             self.acted.push((parent.clone(), None));
             let table = state.get_mut(&parent).expect("just listed");
             let schema = Arc::new(table.schema.clone());
@@ -486,12 +523,13 @@ impl World {
         }
         let table = state.get_mut(&parent).expect("just listed");
         let schema = Arc::new(table.schema.clone());
-        let Some(key) = table.rows.keys().nth(self.rng.usize(..table.rows.len().max(1))).copied() else { return };
+        let drawn = || table.rows.keys().nth(self.rng.usize(..table.rows.len().max(1))).copied();
+        let Some(key) = aimed.as_ref().map_or_else(drawn, |(_, key, ..)| Some(*key)) else { return };
         let old = table.rows[&key].clone();
-        let place = if self.rng.u32(..3) > 0 { schema.index_of("k") } else { None };
+        let place = if aimed.is_some() || self.rng.u32(..8) > 0 { schema.index_of("k") } else { None };
         let place = place.unwrap_or_else(|| self.rng.usize(..schema.columns.len()));
         let what = match self.rng.u32(..3) {
-            0 => {
+            0 if aimed.is_none() => {
                 let to = if schema.columns[place].name == "k" { self.rng.i64(0..self.shape.keys) } else { key };
                 if to != key && table.rows.contains_key(&to) {
                     return;
@@ -510,14 +548,23 @@ impl World {
         let mut changes = vec![(parent, schema.columns[place].name.clone(), old[place], new)];
         let mut depth = 0;
         while let Some((parent, reference, old, new)) = changes.pop() {
-            let child = keyed[self.rng.usize(..keyed.len())].clone();
-            let table = state.get_mut(&child).expect("just listed");
-            let schema = Arc::new(table.schema.clone());
-            let others: Vec<_> = (0..schema.columns.len()).filter(|i| schema.columns[*i].name != "k").collect();
-            if others.is_empty() || depth > 4 {
+            let columns = |n: &TableName| {
+                let columns = state[n].schema.columns.iter().enumerate().filter(|(_, c)| c.name != "k");
+                columns.map(|(at, _)| (n.clone(), at)).collect::<Vec<_>>()
+            };
+            let all: Vec<_> = keyed.iter().flat_map(columns).collect();
+            let refers = |(n, at): &&(TableName, usize)| state[n].rows.values().any(|row| row[*at] == old);
+            let referring: Vec<_> = all.iter().filter(refers).cloned().collect();
+            let drawn = if referring.is_empty() || self.rng.u32(..4) == 0 { all } else { referring };
+            if drawn.is_empty() || depth > 4 {
                 continue;
             }
-            let at = others[self.rng.usize(..others.len())];
+            let (child, at) = match aimed.take() {
+                Some((_, _, child, at)) => (child, at),
+                None => drawn[self.rng.usize(..drawn.len())].clone(),
+            };
+            let table = state.get_mut(&child).expect("just listed");
+            let schema = Arc::new(table.schema.clone());
             let column = &schema.columns[at];
             // What a child gets: nothing any more, NULL, or the parent's new value.
             let to = match new {
@@ -545,10 +592,11 @@ impl World {
                     }
                 };
                 table.apply(&what);
+                self.changed = to.map(|_| (child.clone(), key));
                 ops.push(Op { table: child.clone(), schema: Arc::clone(&schema), what, unseen: true });
                 // What refers to it, to its key or to the column that has changed.
                 match to {
-                    None if self.rng.bool() => changes.push((child.clone(), "k".into(), Some(key), None)),
+                    None if self.rng.u32(..8) > 0 => changes.push((child.clone(), "k".into(), Some(key), None)),
                     None => changes.push((child.clone(), column.name.clone(), row[at], None)),
                     Some(value) => changes.push((child.clone(), column.name.clone(), row[at], Some(value))),
                 }
