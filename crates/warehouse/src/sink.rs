@@ -334,8 +334,10 @@ impl Rows {
                 if view.live_rows() > 0 && !before && !past(&self.bounds.to, &meta.min_key) {
                     let selection = (!view.deletes.is_empty()).then(|| RowSelection::from_boolean_buffer(view.live()));
                     let columns = self.wanted.iter().copied().chain(0..self.view.table.key_columns);
-                    let ids: Vec<u32> = columns.map(|at| self.view.table.columns[at].id).collect();
-                    self.batches = Some(view.open()?.batches_of(Some(&ids), selection, BATCH_ROWS)?);
+                    let columns = columns.map(|at| &self.view.table.columns[at]);
+                    let ids = value::stored_ids(columns, |id| view.has_column(id));
+                    let ids = (!ids.is_empty()).then_some(ids.as_slice());
+                    self.batches = Some(view.open()?.batches_of(ids, selection, BATCH_ROWS)?);
                 }
                 continue;
             }
@@ -469,6 +471,78 @@ mod tests {
             (batch.num_rows(), text(0), text(1), text(2)),
             (1, "1".into(), u64::MAX.to_string(), "-01:00:00.1".into())
         );
+    }
+
+    /// Segments of before hold columns under former ids, or not at all.
+    #[tokio::test]
+    async fn a_part_of_the_columns_over_changed_definitions() {
+        let (_dir, sink) = sink(&[("k", DataType::Int32), ("v", DataType::Int32), ("w", DataType::TEXT)]).await;
+        let numbers = |of: [i32; 2]| -> ArrayRef { Arc::new(Int32Array::from(of.to_vec())) };
+        let columns = vec![
+            ("k", DataType::Int32, numbers([1, 2])),
+            ("v", DataType::Int32, numbers([10, 20])),
+            ("w", DataType::TEXT, Arc::new(arrow::array::StringArray::from(vec!["a", "b"])) as ArrayRef),
+        ];
+        sink.write(flush("a", columns, stream())).await.unwrap();
+        sink.warehouse.flush().await.unwrap();
+        let table = TableName::new("d", "t");
+        let after = |name: &str, data_type: DataType| ColumnDef {
+            name: name.into(),
+            data_type,
+            nullable: name != "k",
+            default: None,
+            comment: String::new(),
+            bytes: None,
+        };
+        let modify = |name: &str| Ddl::ModifyColumn {
+            table: table.clone(),
+            column: after(name, DataType::Int64),
+            position: None,
+        };
+        let add = Ddl::AddColumn {
+            table: table.clone(),
+            column: after("n", DataType::Int32),
+            position: freshet_core::ColumnPosition::Last,
+        };
+        sink.warehouse.ddl(None, vec![modify("k"), modify("v"), add]).await.unwrap();
+        for (wanted, expected) in
+            [(vec!["k"], "1;2"), (vec!["v", "k"], "10,1;20,2"), (vec!["n"], "_;_"), (vec!["w", "n"], "a,_;b,_")]
+        {
+            for from in [None, Some(vec!["2".to_string()])] {
+                let types =
+                    [("k", DataType::Int64), ("v", DataType::Int64), ("w", DataType::TEXT), ("n", DataType::Int32)];
+                let column = |name: &&str| {
+                    let (name, data_type) = types.iter().find(|(n, _)| n == name).unwrap();
+                    Column::new(*name, data_type.clone())
+                };
+                let schema = TableSchema {
+                    name: table.clone(),
+                    columns: wanted.iter().map(column).collect(),
+                    key: vec!["k".into()],
+                    comment: String::new(),
+                    source_defaults: String::new(),
+                };
+                let schema = Arc::new(schema);
+                let range = KeyRange { from: from.clone(), to: None };
+                let mut rows = sink.rows(&table, &schema, &range).await.unwrap();
+                let mut found = Vec::new();
+                while let Some(batch) = rows.next().await.unwrap() {
+                    let texts: Vec<_> = batch
+                        .columns()
+                        .iter()
+                        .zip(&schema.columns)
+                        .map(|(array, c)| text::render(array, &c.data_type).unwrap())
+                        .collect();
+                    found.extend((0..batch.num_rows()).map(|row| {
+                        let value =
+                            |t: &arrow::array::StringArray| if t.is_null(row) { "_" } else { t.value(row) }.to_string();
+                        texts.iter().map(value).collect::<Vec<_>>().join(",")
+                    }));
+                }
+                let expected = if from.is_some() { expected.split_once(';').unwrap().1 } else { expected };
+                assert_eq!(found.join(";"), expected, "{wanted:?}");
+            }
+        }
     }
 
     #[tokio::test]

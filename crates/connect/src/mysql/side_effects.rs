@@ -145,20 +145,23 @@ impl Cascade {
         moves: bool,
         schema: impl Fn(&TableName) -> Option<Arc<TableSchema>>,
     ) -> Option<ForeignKey> {
-        let names = |table: &TableName, columns: &[String]| -> Option<Vec<String>> {
+        let of = |table: &TableName, columns: &[String]| -> Option<Vec<(String, MysqlType)>> {
             let schema = schema(table)?;
             let known = |name: &String| {
                 let column = schema.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name))?;
-                let by_number = matches!(
-                    MysqlType::parse(&column.source_type),
-                    Ok(MysqlType::Enum { .. } | MysqlType::Set { .. }) | Err(_)
-                );
-                (!by_number).then(|| column.name.clone())
+                Some((column.name.clone(), MysqlType::parse(&column.source_type).ok()?))
             };
             columns.iter().map(known).collect()
         };
-        let columns = names(&self.child, &self.columns)?;
-        let references = names(&self.parent, &self.references)?;
+        let (own, parents) = (of(&self.child, &self.columns)?, of(&self.parent, &self.references)?);
+        // Enumerations refer by number, and what is padded depends on the type.
+        let is_text =
+            |t: &MysqlType| matches!(t, MysqlType::Char { .. } | MysqlType::VarChar { .. } | MysqlType::Text { .. });
+        if !own.iter().zip(&parents).all(|((_, a), (_, b))| a == b || is_text(a) && is_text(b)) {
+            return None;
+        }
+        let names = |columns: Vec<(String, MysqlType)>| columns.into_iter().map(|(name, _)| name).collect();
+        let (columns, references) = (names(own), names(parents));
         Some(ForeignKey { child: self.child.clone(), columns, parent: self.parent.clone(), references, moves })
     }
 
@@ -218,6 +221,7 @@ async fn cascades_are_logged(c: &mut Connection) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use freshet_core::Column;
 
     #[test]
     fn foreign_keys_act_in_turn() {
@@ -264,5 +268,49 @@ mod tests {
         assert_eq!((&cascade.columns[0][..], &cascade.references[0][..], *moves), ("above", "no", true));
         assert!(effects.of(&name("a"), true, None).iter().all(|(_, moves)| !moves));
         assert!(effects.is_parent(&name("a")) && !effects.is_parent(&name("e")));
+    }
+    #[test]
+    fn foreign_keys_that_compare_as_their_text_does() {
+        let table = |name: &str, columns: &[(&str, &str)]| {
+            let column = |(n, t): &(&str, &str)| {
+                let mut column = Column::new(*n, MysqlType::parse(t).unwrap().data_type());
+                column.source_type = (*t).into();
+                column
+            };
+            Arc::new(TableSchema {
+                name: TableName::new("d", name),
+                columns: columns.iter().map(column).collect(),
+                key: vec!["id".into()],
+                comment: String::new(),
+                source_defaults: String::new(),
+            })
+        };
+        for (child, parent, compared) in [
+            ("int", "int", true),
+            ("int unsigned", "int", false),
+            ("varchar(10) character set utf8mb4", "char(20) character set utf8mb4", true),
+            ("varbinary(16)", "binary(16)", false),
+            ("enum('a','b')", "enum('a','b')", true),
+            ("enum('a','b')", "enum('b','a')", false),
+        ] {
+            let tables = [table("c", &[("no", "int"), ("Up", child)]), table("p", &[("id", parent)])];
+            let names = |names: &[&str]| names.iter().map(|n| (*n).to_string()).collect::<Vec<_>>();
+            let mut cascade = Cascade {
+                name: "k".into(),
+                child: TableName::new("d", "c"),
+                columns: names(&["up"]),
+                parent: TableName::new("d", "p"),
+                references: names(&["ID"]),
+                on_delete: Some(Rule::Cascade),
+                on_update: None,
+            };
+            let key = |c: &Cascade| c.key(false, |name| tables.iter().find(|t| t.name == *name).cloned());
+            let found = key(&cascade).map(|k| (k.columns, k.references));
+            assert_eq!(found, compared.then(|| (names(&["Up"]), names(&["id"]))), "{child} {parent}");
+            cascade.columns = names(&["gone"]);
+            assert_eq!(key(&cascade), None);
+            cascade.parent = TableName::new("d", "elsewhere");
+            assert_eq!(key(&cascade), None);
+        }
     }
 }

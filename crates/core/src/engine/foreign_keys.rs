@@ -78,7 +78,7 @@ enum Folded {
 
 /// Why a search has no result.
 enum Stop {
-    /// This table has to be copied whole.
+    /// This table has to be copied whole, or those that refer to it.
     Whole(TableName),
     Failed(Error),
 }
@@ -184,8 +184,8 @@ impl<'a> Search<'a> {
             let Some(name) = self.asked.iter().find(|(_, a)| a.fresh).map(|(name, _)| *name) else { return Ok(()) };
             self.look_through(name).await?;
         }
-        let deep = |name: &&TableName| self.found.contains_key(*name) && self.asked[*name].fresh;
-        self.asked.keys().copied().find(deep).map_or(Ok(()), |name| Err(Stop::Whole(name.clone())))
+        let fresh = self.asked.iter().find(|(_, a)| a.fresh);
+        fresh.map_or(Ok(()), |(name, _)| Err(Stop::Whole((*name).clone())))
     }
 
     fn prepare(&mut self, name: &'a TableName) -> Result<()> {
@@ -451,4 +451,28 @@ fn texts(schema: &TableSchema, rows: &RecordBatch, names: &[String]) -> Result<V
         render(rows.column_by_name(name).ok_or_else(missing)?, &column.data_type)
     };
     names.iter().map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_compared_as_any_collation_might() {
+        let shown = |value: Option<&str>, string| match fold(value, string) {
+            Folded::Null => "null".to_string(),
+            Folded::Is(text) => format!("is {text}"),
+            Folded::Unsure => "unsure".to_string(),
+        };
+        for (value, string, expected) in [
+            (Some("Ab c  "), true, "is ab c"),
+            (Some("Ab "), false, "is Ab "),
+            (Some("é"), true, "unsure"),
+            (Some("a\0"), true, "unsure"),
+            (Some(""), true, "is "),
+            (None, true, "null"),
+        ] {
+            assert_eq!(shown(value, string), expected);
+        }
+    }
 }

@@ -18,13 +18,17 @@ use crate::engine::foreign_keys::Touched;
 use crate::engine::job::{Job, with_retries};
 use crate::engine::lane::MAIN;
 use crate::engine::read_back::{keys_of, rows_now};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::schema::TableName;
 use crate::store::{Change, TableRecord, TableState};
 
 /// Rows that are read and written at a time.
 const ROWS: usize = 10_000;
+/// More rows of a table that are ahead are not kept in mind.
+const AHEAD: usize = 1_000_000;
+/// How long the source is waited for before the table is copied again instead.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a copy waits for more of the kind before it begins.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -69,6 +73,9 @@ impl Job {
             if let Some(ahead) = self.ahead.get_mut(&name) {
                 ahead.extend(rows.iter().cloned());
             }
+            if self.ahead.get(&name).is_some_and(|ahead| ahead.len() > AHEAD) {
+                self.ahead.remove(&name);
+            }
             match &record.state {
                 TableState::CatchingUp { high } if self.context.reached(high, to) => {}
                 _ => record.state = TableState::CatchingUp { high: to.clone() },
@@ -94,7 +101,8 @@ impl Job {
                 let Some((_, schema)) = self.schemas.get(&name).filter(|_| waits && result.is_ok()) else { break };
                 let keys = keys_of(schema, some);
                 let read = async || rows_now(&self.context, schema, keys.as_ref().map_err(Clone::clone)?).await;
-                result = match with_retries(read, |e, pause| self.retrying(e, pause)).await {
+                let read = tokio::time::timeout(PATIENCE, with_retries(read, |e, pause| self.retrying(e, pause))).await;
+                result = match read.unwrap_or_else(|_| Err(Error::source_unavailable("the source does not answer"))) {
                     Ok(rows) => self.write_as_now(&name, rows).await,
                     Err(e) => Err(e),
                 };

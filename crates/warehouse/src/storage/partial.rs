@@ -294,11 +294,7 @@ fn from_layer(view: &TableView, id: u64, columns: &[&TableColumn], rows: &[u32])
 /// Of each column the values of these rows (ascending), in several arrays.
 fn from_segment(view: &TableView, id: u64, columns: &[&TableColumn], rows: &[u32]) -> Result<Vec<Vec<ArrayRef>>> {
     let segment = view.segments.iter().find(|s| s.segment.meta.id == id).ok_or_else(gone)?;
-    let stored = |c: &&TableColumn| match value::stored_as(c, |id| segment.has_column(id)) {
-        Stored::AsIs(id) | Stored::Converted(id, _) => Some(id),
-        Stored::Filled => None,
-    };
-    let ids: Vec<u32> = columns.iter().filter_map(stored).collect();
+    let ids = value::stored_ids(columns.iter().copied(), |id| segment.has_column(id));
     if ids.is_empty() {
         return columns.iter().map(|c| Ok(vec![value::filled(c, rows.len())?])).collect();
     }

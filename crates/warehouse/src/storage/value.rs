@@ -158,6 +158,15 @@ pub fn stored_as<'a>(column: &'a TableColumn, has: impl Fn(u32) -> bool) -> Stor
     Stored::Filled
 }
 
+/// The ids under which these columns are stored; those that are not there are filled.
+pub fn stored_ids<'a>(columns: impl IntoIterator<Item = &'a TableColumn>, has: impl Fn(u32) -> bool) -> Vec<u32> {
+    let stored = |c| match stored_as(c, &has) {
+        Stored::AsIs(id) | Stored::Converted(id, _) => Some(id),
+        Stored::Filled => None,
+    };
+    columns.into_iter().filter_map(stored).collect()
+}
+
 /// The column of a table as it is in `rows`, whose columns are named by id.
 ///
 /// # Errors
