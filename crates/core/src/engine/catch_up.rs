@@ -754,6 +754,10 @@ impl Job {
         change.ledger(&context.spec.name, &self.ledger);
         context.store.commit(change).await?;
         self.route_main();
+        if self.main.parts > 0 {
+            // Parts that are staged count on the rows of before: their transaction is read again.
+            self.open_main().await?;
+        }
         self.main.unstored.get_or_insert_with(Instant::now);
         let load = Load { target, label: label.clone(), rows, exact: false };
         let flush = || Flush { label: label.clone(), loads: vec![load.clone()], purpose: Purpose::Copy };

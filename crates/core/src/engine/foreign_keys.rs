@@ -106,7 +106,7 @@ impl Job {
         let mut whole = BTreeSet::new();
         loop {
             let hopeless = |(name, u): &(&TableName, &Unseen)| {
-                !whole.contains(*name) && !(self.has_rows_to_read(name) && self.knows_parents(u, unseen, &whole))
+                !(whole.contains(*name) || self.has_rows_to_read(name) && self.knows_parents(u, unseen, &whole))
             };
             if let Some(name) = unseen.iter().find(hopeless).map(|(name, _)| name.clone()) {
                 whole.insert(name);

@@ -745,7 +745,7 @@ impl Job {
             Event::Unseen { .. } => {}
             Event::Commit(commit) => {
                 let to = commit.position.clone();
-                let touched = self.changed_unseen(&to).await?;
+                let Some(touched) = self.changed_unseen(&to).await? else { return Ok(()) };
                 self.main.commit(&self.context, commit);
                 if self.main.astray && self.context.rules.astray {
                     self.replay_anew().await?;

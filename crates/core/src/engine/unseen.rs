@@ -50,14 +50,17 @@ impl Job {
     }
 
     /// Takes in what the source has said of the transactions up to this commit, which is not in the buffer yet. Returns
-    /// which rows are to be read again behind it.
-    pub(crate) async fn changed_unseen(&mut self, to: &Position) -> Result<Touched> {
+    /// which rows are to be read again behind it; `None`: the transaction itself is read again, because parts of it are
+    /// staged with rows of tables that are copied now.
+    pub(crate) async fn changed_unseen(&mut self, to: &Position) -> Result<Option<Touched>> {
         if self.unseen.is_empty() {
-            return Ok(Touched::new());
+            return Ok(Some(Touched::new()));
         }
         self.flush_all(MAIN).await?;
         let unseen = std::mem::take(&mut self.unseen);
         let mut touched = self.touched(&unseen).await?;
+        let staged = |name: &TableName| self.main.parts > 0 && self.main.routes.contains_key(name);
+        let staged = unseen.keys().any(staged);
         let mut change = Change::new();
         for (name, Unseen { reason, .. }) in unseen {
             let Some(rows) = touched.get(&name) else {
@@ -87,7 +90,11 @@ impl Job {
         self.context.store.commit(change).await?;
         self.route_main();
         self.context.progress.set_tables(self.tables.values());
-        Ok(touched)
+        if staged {
+            self.open_main().await?;
+            return Ok(None);
+        }
+        Ok(Some(touched))
     }
 
     /// Reads rows again. The main lane is behind the commit at which they changed, and nothing of it is under way.

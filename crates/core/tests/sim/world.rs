@@ -502,11 +502,11 @@ impl World {
         let mut aimed = self.changed.take().filter(|_| self.rng.u32(..4) > 0).and_then(|(child, key)| {
             let row = state.get(&child)?.rows.get(&key)?;
             let values = row.iter().enumerate().filter(|(at, _)| state[&child].schema.columns[*at].name != "k");
-            let parents = values.filter_map(|(at, v)| {
+            let mut parents = values.filter_map(|(at, v)| {
                 let parent = keyed.iter().find(|n| v.is_some_and(|v| state[*n].rows.contains_key(&v)))?;
                 Some((parent.clone(), (*v)?, child.clone(), at))
             });
-            parents.last()
+            parents.next_back()
         });
         let drawn = || keyed[self.rng.usize(..keyed.len())].clone();
         let parent = aimed.as_ref().map_or_else(drawn, |(parent, ..)| parent.clone());
