@@ -269,6 +269,7 @@ mod tests {
         assert!(effects.of(&name("a"), true, None).iter().all(|(_, moves)| !moves));
         assert!(effects.is_parent(&name("a")) && !effects.is_parent(&name("e")));
     }
+
     #[test]
     fn foreign_keys_that_compare_as_their_text_does() {
         let table = |name: &str, columns: &[(&str, &str)]| {

@@ -175,7 +175,7 @@ impl<'a> Search<'a> {
         }
         let names: BTreeSet<_> = self.edges.iter().flat_map(|e| [&e.key.child, &e.key.parent]).collect();
         for name in &names {
-            self.prepare(name)?;
+            self.prepare(name);
         }
         for name in &names {
             self.begin_with_the_buffer(name)?;
@@ -188,8 +188,8 @@ impl<'a> Search<'a> {
         fresh.map_or(Ok(()), |(name, _)| Err(Stop::Whole((*name).clone())))
     }
 
-    fn prepare(&mut self, name: &'a TableName) -> Result<()> {
-        let Some((_, schema)) = self.job.schemas.get(name) else { return Ok(()) };
+    fn prepare(&mut self, name: &'a TableName) {
+        let Some((_, schema)) = self.job.schemas.get(name) else { return };
         let mut shape = (**schema).clone();
         let of = |e: &Edge<'_>, column: &String| {
             e.key.child == *name && e.key.columns.contains(column)
@@ -197,7 +197,6 @@ impl<'a> Search<'a> {
         };
         shape.columns.retain(|c| schema.key.contains(&c.name) || self.edges.iter().any(|e| of(e, &c.name)));
         self.asked.insert(name, Asked { shape: Arc::new(shape), by_key: HashSet::new(), fresh: false });
-        Ok(())
     }
 
     /// Takes the rows that the buffer has of a table, and those that are ahead of it.

@@ -717,6 +717,10 @@ impl Job {
     /// A table of that lane may be ahead of it, as far as here.
     fn raise(&mut self, which: u32, name: &TableName, to: &Position, change: &mut Change) {
         let context = Arc::clone(&self.context);
+        if which == MAIN {
+            // Which of its rows are ahead is not known any more, nor does what was known before another copy count.
+            self.ahead.remove(name);
+        }
         let Some(record) = self.tables.get_mut(name) else { return };
         let high = match (which, &mut record.state, &mut record.copy) {
             (MAIN, state @ TableState::Live, _) => {
@@ -724,10 +728,7 @@ impl Job {
                 change.table(&context.spec.name, record);
                 return self.route_main();
             }
-            (MAIN, TableState::CatchingUp { high }, _) => {
-                self.ahead.remove(name);
-                high
-            }
+            (MAIN, TableState::CatchingUp { high }, _) => high,
             (MAIN, ..) => return,
             (_, _, Some(CopyRecord { phase: Phase::CatchingUp { high }, .. })) => high,
             _ => return,
