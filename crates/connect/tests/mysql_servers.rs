@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use freshet_connect::mysql::wire::Connection;
 use freshet_connect::mysql::{Address, MySql};
-use freshet_core::{ChangesRequest, Check, ErrorKind, Source, Verdict};
+use freshet_core::{
+    ChangeStream, ChangesRequest, Check, Commit, ErrorKind, Event, Position, Source, Spool, Spooling, Verdict,
+};
 use support::{Bench, Job, connect, prepare, run, server};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 static TURN: Mutex<()> = Mutex::const_new(());
 
@@ -562,6 +564,115 @@ async fn a_server_restarts_amid_a_stream() {
         b.run(&["INSERT INTO t VALUES (2,2)", "FLUSH BINARY LOGS", "INSERT INTO t VALUES (3,3)"]).await;
         job.catch_up(&b).await;
         b.must_equal(&job, "after the restart").await;
+    }
+}
+
+fn from(b: &Bench, job: &Job, from: &Position, lane: u32, spool: Option<Spooling>) -> ChangesRequest {
+    ChangesRequest {
+        tables: job.tables.values().cloned().collect(),
+        pattern: b.pattern(),
+        from: from.clone(),
+        stop: None,
+        spool,
+        lane,
+        watched: Vec::new(),
+    }
+}
+
+/// The next commit, and the rows before it.
+async fn next_commit(stream: &mut dyn ChangeStream) -> (Commit, usize) {
+    let mut rows = 0;
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(4), stream.next());
+        match next.await.expect("nothing comes").unwrap() {
+            Event::Rows(batch) => rows += batch.rows.num_rows(),
+            Event::Commit(commit) => return (commit, rows),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+/// A stream that is told to keep the log while it is idle does so at once, and says where; amid a transaction it waits for
+/// its end. From there on it is all there, whatever the server purges.
+#[tokio::test]
+async fn the_log_is_kept_from_between_two_transactions() {
+    for name in Second::both("the_log_is_kept_from_between_two_transactions").await {
+        let second = Second::of(name, "the_log_is_kept_from_between_two_transactions").await.unwrap();
+        let mut b = Bench::new(&second.url, "kept").await;
+        b.run(&["CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v INT)", "INSERT INTO t (v) VALUES (1), (2)"])
+            .await;
+        let job = b.begin().await;
+        let dir = tempfile::tempdir().unwrap();
+        let spool = |number: u32| Arc::new(Spool::new(dir.path().join(number.to_string()), 1 << 30));
+        let (keep, told) = watch::channel(None);
+        let mut stream = b.source.changes(from(&b, &job, &job.at, 0, Some(Spooling::Keep(told)))).await.unwrap();
+        // A reading that is not told has to be under way.
+        b.run(&["INSERT INTO t (v) VALUES (3), (4)"]).await;
+        assert_eq!(next_commit(&mut *stream).await.1, 2);
+
+        // Nothing happens at the server, in its file or at the begin of a new one.
+        for (number, statement) in [(0, "DO 0"), (1, "FLUSH BINARY LOGS")] {
+            b.run(&[statement]).await;
+            if number == 1 {
+                next_commit(&mut *stream).await; // the new file
+            }
+            let spool = spool(number);
+            keep.send_replace(Some(Arc::clone(&spool)));
+            let (commit, rows) = next_commit(&mut *stream).await;
+            assert_eq!((spool.begun(), rows), (Some(commit.position), 0), "{name} {statement}");
+            keep.send_replace(None);
+        }
+
+        // Rows of a transaction that is larger than what is handed out at once.
+        b.run(&["BEGIN", "INSERT INTO t (v) VALUES (5), (6), (7), (8)"]).await;
+        for _ in 0..15 {
+            b.run(&["INSERT INTO t (v) SELECT v FROM t"]).await;
+        }
+        b.run(&["COMMIT"]).await;
+        let Event::Rows(part) = stream.next().await.unwrap() else { panic!("no rows") };
+        let spool = spool(2);
+        keep.send_replace(Some(Arc::clone(&spool)));
+        let (commit, rows) = next_commit(&mut *stream).await;
+        assert_eq!(part.rows.num_rows() + rows, 4 + 8 * 32767, "{name}");
+        // The transaction's own, or one more.
+        let behind = if spool.begun().is_some() { commit } else { next_commit(&mut *stream).await.0 };
+        assert!(rows > 0 && spool.begun() == Some(behind.position), "{name} {:?}", spool.begun());
+
+        for _ in 0..10 {
+            b.run(&["INSERT INTO t (v) VALUES (9)", "FLUSH BINARY LOGS"]).await;
+        }
+        let (mut rows, mut last) = (0, None);
+        while rows < 10 {
+            let (commit, more) = next_commit(&mut *stream).await;
+            (rows, last) = (rows + more, Some(commit.position));
+        }
+        let begun = spool.begun().unwrap();
+        let logs = b.c.query("SHOW BINARY LOGS").await.unwrap();
+        let newest = logs.last().unwrap().get_str(0).unwrap().to_string();
+        drop(stream);
+        loop {
+            // The server keeps a file as long as it sends it to somebody.
+            b.run(&[&format!("PURGE BINARY LOGS TO '{newest}'")]).await;
+            if b.c.query("SHOW BINARY LOGS").await.unwrap().len() == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let lost = match b.source.changes(from(&b, &job, &begun, 1, None)).await {
+            Ok(mut stream) => stream.next().await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert_eq!(lost.kind, ErrorKind::SourceState, "{lost:?}");
+        let mut stream = b.source.changes(from(&b, &job, &begun, 1, Some(Spooling::Take(spool)))).await.unwrap();
+        let mut taken = 0;
+        loop {
+            let (commit, more) = next_commit(&mut *stream).await;
+            taken += more;
+            if last.as_ref().is_some_and(|last| b.source.compare(&commit.position, last).is_some_and(|o| o.is_ge())) {
+                break;
+            }
+        }
+        assert_eq!(taken, 10, "{name}");
     }
 }
 

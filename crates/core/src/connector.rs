@@ -107,7 +107,7 @@ pub struct ChangesRequest {
     /// pass of the catch-up lane. A log with another order (behind a failover) may not have it: then one is emitted as
     /// soon as the position is no longer before it.
     pub stop: Option<Position>,
-    /// What it does with the part of the log that is kept locally, if one is.
+    /// What it does with the part of the log that is kept locally, of a source that [can](Source::spools).
     pub spool: Option<Spooling>,
     /// The lane that reads; a source that must tell its readers apart (MySQL's server id) derives that from it.
     pub lane: u32,
@@ -187,6 +187,11 @@ pub struct LogEnd {
 /// Where changes come from.
 #[async_trait]
 pub trait Source: Check {
+    /// Whether it keeps its log locally when it is asked to ([`ChangesRequest::spool`]).
+    fn spools(&self) -> bool {
+        false
+    }
+
     /// The tables that match, with those that cannot be followed.
     ///
     /// # Errors

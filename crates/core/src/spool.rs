@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use crate::error::Result;
 use crate::position::Position;
 
@@ -19,6 +21,7 @@ pub struct Spool {
 #[derive(Debug, Default)]
 struct State {
     bytes: u64,
+    begun: Option<Position>,
     stopped: Option<String>,
     needed_from: Option<Position>,
     discarded: bool,
@@ -27,8 +30,9 @@ struct State {
 /// What a reader of the log does with the spool.
 #[derive(Debug, Clone)]
 pub enum Spooling {
-    /// It keeps what it reads.
-    Keep(Arc<Spool>),
+    /// It keeps what it reads, as long as there is a spool in here. Told of one while it reads, it begins between two
+    /// transactions, says [where](Spool::set_begun), and emits an [`Event::Commit`](crate::Event::Commit) there.
+    Keep(watch::Receiver<Option<Arc<Spool>>>),
     /// It takes from it what is there, in place of asking the source.
     Take(Arc<Spool>),
 }
@@ -57,6 +61,17 @@ impl Spool {
     /// The source says how much its files hold.
     pub fn set_bytes(&self, bytes: u64) {
         self.lock().bytes = bytes;
+    }
+
+    /// From where on the source keeps its log; `None`: it has not begun.
+    pub fn begun(&self) -> Option<Position> {
+        self.lock().begun.clone()
+    }
+
+    /// The source says that from this position on everything has been offered to the spool. Only the first one counts:
+    /// readings that begin anew join on to what was kept before.
+    pub fn set_begun(&self, position: Position) {
+        self.lock().begun.get_or_insert(position);
     }
 
     /// Why nothing more is kept, if that is so.

@@ -116,15 +116,14 @@ impl MySql {
         let from = LogPosition::parse(&request.from)?;
         let admitted = state.admits(&from);
         let purged = admitted.as_ref().err().is_some_and(|e| e.message == purged().message);
+        let usable = purged || admitted.is_ok();
         let spool = match &request.spool {
-            Some(Spooling::Take(spool)) if purged || admitted.is_ok() => spool,
-            Some(Spooling::Keep(spool)) if purged || admitted.is_ok() && state.lacks_file(&from) => spool,
-            _ => return admitted.map(|()| None),
+            Some(Spooling::Take(spool)) if usable => Some(Arc::clone(spool)),
+            Some(Spooling::Keep(keep)) if usable && (purged || state.lacks_file(&from)) => keep.borrow().clone(),
+            _ => None,
         };
-        match SpoolReader::open(spool, &from)? {
-            Some(reader) => Ok(Some(reader)),
-            None => admitted.map(|()| None),
-        }
+        let reader = spool.map(|spool| SpoolReader::open(&spool, &from)).transpose()?.flatten();
+        if reader.is_some() { Ok(reader) } else { admitted.map(|()| None) }
     }
 }
 
@@ -146,6 +145,10 @@ async fn logs_whole_rows(c: &mut Connection) -> Result<bool> {
 
 #[async_trait]
 impl Source for MySql {
+    fn spools(&self) -> bool {
+        true
+    }
+
     async fn tables(&self, wanted: &TablePattern) -> Result<Vec<Discovered>> {
         self.discover(wanted).await
     }

@@ -103,7 +103,7 @@ impl Job {
         self.end_pauses();
         self.look_for_found_tables().await?;
         self.give_up_blocked_copies().await?;
-        while self.pool.wants_work() {
+        while self.log_is_kept() && self.pool.wants_work() {
             let waits = |t: &&TableRecord| {
                 let queued = t.copy.as_ref().is_some_and(|c| c.phase == Phase::Queued);
                 queued && !self.blocked.contains_key(&t.name) && self.may_begin(t)
@@ -137,7 +137,6 @@ impl Job {
 
     /// Begins the copy of a table at the main lane's position.
     async fn begin_copy(&mut self, name: &TableName) -> Result<()> {
-        self.keep_log().await?;
         self.create_copy(name).await?;
         let copying = |t: &&TableRecord| t.copy.as_ref().is_some_and(|c| c.phase == Phase::Copying);
         let Some(record) = self.tables.get(name).filter(copying) else { return Ok(()) };
@@ -182,6 +181,7 @@ impl Job {
             record.apart = None;
         }
         (record.created, record.unseen) = (true, None);
+        self.owed.remove(name);
         let mut change = Change::new();
         change.remove_splits(&context.spec.name, name);
         change.table(&context.spec.name, record);
@@ -379,13 +379,13 @@ impl Job {
             _ => true,
         };
         if !members.iter().all(live) {
-            self.hold = false;
+            self.hold = None;
             return Ok(());
         }
         let level = context.same(&position, &self.main.position);
         if level || !context.rules.join_level && passes > 0 {
-            self.hold = true;
-            return match self.main.is_quiet() && context.same(&position, &self.main.position)
+            self.hold.get_or_insert_with(Instant::now);
+            return match self.stands_still() && context.same(&position, &self.main.position)
                 || !context.rules.join_level
             {
                 true => self.join(members).await,
@@ -393,9 +393,9 @@ impl Job {
             };
         }
         if passes > 0 && (took < SHORT_PASS || passes >= PASSES) {
-            self.hold = true;
+            self.hold.get_or_insert_with(Instant::now);
         }
-        if self.hold && !self.main.is_quiet() || context.reached(&position, &self.main.position) {
+        if self.hold.is_some() && !self.stands_still() || context.reached(&position, &self.main.position) {
             return Ok(());
         }
         let starts = members.iter().filter_map(|t| t.copy.as_ref().map(|c| &c.start));
@@ -406,6 +406,17 @@ impl Job {
             }
         }
         self.pass(stop).await
+    }
+
+    /// Until when the main lane, which is to stand still, goes on to the end of a transaction that it has begun to read.
+    pub(crate) fn boundary(&self) -> Option<Instant> {
+        let waits = self.context.rules.join_between && self.main.parts == 0 && !self.main.is_between();
+        self.hold.filter(|_| waits).map(|since| since + SHORT_PASS).filter(|until| Instant::now() < *until)
+    }
+
+    /// Whether the main lane, which is to stand still, does.
+    fn stands_still(&self) -> bool {
+        self.main.is_quiet() && self.boundary().is_none()
     }
 
     /// The tables of the round.
@@ -555,7 +566,7 @@ impl Job {
         change.lane(self.name(), MAIN, &self.main.record());
         step("lane.join")?;
         self.context.store.commit(change).await?;
-        self.after_round(!joined.is_empty()).await
+        self.after_round(&joined).await
     }
 
     /// Takes tables over into the main lane, in the change that ends the round.
@@ -570,6 +581,10 @@ impl Job {
                 }
                 (record.state, record.copy) = match &record.unseen {
                     None => (TableState::Live, None),
+                    // What these are will be looked for at once.
+                    Some(at) if self.owed.contains_key(name) && record.apart.is_none() => {
+                        (TableState::CatchingUp { high: at.clone() }, None)
+                    }
                     // Its copy is of before that: it is the best there is, until the next one.
                     Some(at) => (TableState::Away, Some(queued(&record.target, at, record.schema_version))),
                 };
@@ -582,15 +597,23 @@ impl Job {
         change.ledger(&job, &self.ledger);
     }
 
-    pub(crate) async fn after_round(&mut self, joined: bool) -> Result<()> {
-        (self.side, self.hold) = (None, false);
+    pub(crate) async fn after_round(&mut self, joined: &[TableName]) -> Result<()> {
+        (self.side, self.hold) = (None, None);
         // First the job's state, so that nobody sees a job that copies and has only live tables.
         self.show_state();
         self.context.progress.set_tables(self.tables.values());
-        if joined {
-            self.open_main().await?;
+        if joined.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let between = self.main.is_between() || !self.context.rules.join_between;
+        if !between || joined.iter().any(|table| !self.main.followed.contains(table)) {
+            self.open_main().await?;
+        } else {
+            // What comes next is the first that they need, and it is read ahead already.
+            self.route_main();
+            self.main.unstored.get_or_insert_with(Instant::now);
+        }
+        self.read_owed(joined).await
     }
 
     /// Takes a table out of its copy and out of the lanes; on return nothing of it is written any more.

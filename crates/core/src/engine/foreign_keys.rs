@@ -7,6 +7,9 @@
 //! was changed; one row too many only costs its reading. Rows that were read again before are ahead of the lane until it
 //! has passed that reading, so they may be no parents of what they were parents of: they count as changed each time.
 //!
+//! A table that is on its way cannot be asked. What its rows may have named is kept in mind until it joins; then it stands
+//! where the main lane does, and what has changed unseen since its copy began still names that.
+//!
 //! Values are compared as canonical text; those of strings as a collation may, so that nothing is missed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -22,7 +25,7 @@ use crate::engine::job::{Job, with_retries};
 use crate::engine::unseen::Unseen;
 use crate::error::{Error, Result, Retry};
 use crate::schema::{Column, TableName, TableSchema};
-use crate::store::TableState;
+use crate::store::{Phase, TableState};
 use crate::text::{render, render_value};
 
 /// More rows of a table than this are not read one by one.
@@ -34,6 +37,18 @@ const ROUNDS: usize = 32;
 pub(crate) type Values = Vec<String>;
 /// Keys of the rows of each table.
 pub(crate) type Touched = BTreeMap<TableName, HashSet<Values>>;
+
+/// Foreign keys, and the parents' values that rows named which they have changed.
+pub(crate) type Owed = Vec<(ForeignKey, HashSet<Values>)>;
+
+/// What was found out about changes that are not in the log.
+#[derive(Default)]
+pub(crate) struct Found {
+    /// The rows that may have changed.
+    pub(crate) rows: Touched,
+    /// Of tables that are on their way: what to look for when they join.
+    pub(crate) owed: BTreeMap<TableName, Owed>,
+}
 
 /// A foreign key and the parents' values that its rows may name.
 struct Edge<'a> {
@@ -90,35 +105,67 @@ impl From<Error> for Stop {
 }
 
 impl Job {
-    /// The keys of the rows of these tables that may have been changed in what is in the buffer; a table that is missing
-    /// has to be copied whole. The target stands right before the buffer.
+    /// Which rows of these tables may have been changed in what is in the buffer; a table that is missing has to be copied
+    /// whole. The target stands right before the buffer.
     ///
     /// # Errors
     /// When the sink cannot be asked.
-    pub(crate) async fn touched(&self, unseen: &BTreeMap<TableName, Unseen>) -> Result<Touched> {
+    pub(crate) async fn touched(&self, unseen: &BTreeMap<TableName, Unseen>) -> Result<Found> {
         // Of a transaction in parts the buffer has only the last, and a replay is in the target already, or half of it.
         if self.main.parts > 0 || self.main.replay().is_some() {
-            return Ok(Touched::new());
+            return Ok(Found::default());
         }
         if !self.context.rules.read_again {
-            return Ok(unseen.keys().map(|name| (name.clone(), HashSet::new())).collect());
+            let none = |name: &TableName| (name.clone(), HashSet::new());
+            return Ok(Found { rows: unseen.keys().map(none).collect(), owed: BTreeMap::new() });
         }
         let mut whole = BTreeSet::new();
         loop {
             let hopeless = |(name, u): &(&TableName, &Unseen)| {
-                !(whole.contains(*name) || self.has_rows_to_read(name) && self.knows_parents(u, unseen, &whole))
+                let can_be_read = self.has_rows_to_read(name) || self.is_on_its_way(name);
+                !(whole.contains(*name) || can_be_read && self.knows_parents(u, unseen, &whole))
             };
             if let Some(name) = unseen.iter().find(hopeless).map(|(name, _)| name.clone()) {
                 whole.insert(name);
                 continue;
             }
-            let mut search = Search { job: self, edges: Vec::new(), asked: BTreeMap::new(), found: Touched::new() };
+            let mut search = Search::new(self);
             match search.run(unseen.iter().filter(|(name, _)| !whole.contains(*name))).await {
-                Ok(()) => return Ok(search.found),
+                Ok(()) => return Ok(search.result()),
                 Err(Stop::Whole(name)) => drop(whole.insert(name)),
                 Err(Stop::Failed(error)) => return Err(error),
             }
         }
+    }
+
+    /// Which rows of a table that has just joined, where nothing of the main lane is under way, may have changed unseen on
+    /// its way; `None`: it has to be copied whole.
+    ///
+    /// # Errors
+    /// When the sink cannot be asked.
+    pub(crate) async fn named(&self, name: &TableName, owed: &Owed) -> Result<Option<HashSet<Values>>> {
+        let Some((_, schema)) = self.schemas.get(name) else { return Ok(None) };
+        if !owed.iter().all(|(key, _)| key.columns.iter().all(|c| schema.index_of(c).is_some())) {
+            return Ok(None);
+        }
+        let mut search = Search::new(self);
+        for (key, values) in owed {
+            search.begin(key, schema, values.clone());
+        }
+        search.found.insert(name.clone(), HashSet::new());
+        search.prepare(name);
+        match search.look_through(name).await {
+            Ok(()) => Ok(search.found.remove(name)),
+            Err(Stop::Whole(_)) => Ok(None),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Whether the table is being copied, or waits for that.
+    fn is_on_its_way(&self, name: &TableName) -> bool {
+        let (Some(record), Some((_, schema))) = (self.tables.get(name), self.schemas.get(name)) else { return false };
+        let copied = record.copy.as_ref().is_some_and(|c| c.phase != Phase::Found);
+        copied && !matches!(record.state, TableState::Suspended { .. }) && schema.has_key()
     }
 
     /// Whether single rows of the table can be read again: it is in the main lane alone, and defined as its source.
@@ -144,36 +191,68 @@ impl Job {
             if *moves && columns.iter().any(|column| c.key.contains(column)) {
                 return false;
             }
-            let follows = self.tables.get(parent).is_some_and(|t| t.apart.is_none());
-            if !follows || !p.has_key() || !self.main.routes.contains_key(parent) || whole.contains(parent) {
+            // Which rows of a table on its way have changed unseen is known only when it joins.
+            let later = unseen.contains_key(parent) && self.is_on_its_way(parent);
+            if !p.has_key() || later || whole.contains(parent) {
+                return false;
+            }
+            let keys = references.iter().all(|r| p.key.contains(r));
+            if !self.main.routes.contains_key(parent) {
+                // Of rows that are gone the log says the key.
+                return keys && columns.len() == 1 && !unseen.contains_key(parent) && self.main.has_passed_over(parent);
+            }
+            if !self.tables.get(parent).is_some_and(|t| t.apart.is_none()) {
                 return false;
             }
             // Of parents that may be ahead of the lane only the keys are sure, and only if it is known which these are.
             let which = !unseen.contains_key(parent) || self.ahead.contains_key(parent);
-            let parents = exact(parent) || which && references.iter().all(|r| p.key.contains(r));
+            let parents = exact(parent) || which && keys;
             // A child that is ahead may have one column of before and one of behind.
-            parents && (exact(child) || columns.len() == 1 || self.ahead.contains_key(child))
+            let tell = self.ahead.contains_key(child) && !self.is_on_its_way(child);
+            parents && (exact(child) && !self.is_on_its_way(child) || columns.len() == 1 || tell)
         };
         of.by.as_ref().is_some_and(|keys| keys.iter().all(known))
     }
 }
 
 impl<'a> Search<'a> {
+    fn new(job: &'a Job) -> Self {
+        Search { job, edges: Vec::new(), asked: BTreeMap::new(), found: Touched::new() }
+    }
+
+    fn begin(&mut self, key: &'a ForeignKey, schema: &TableSchema, values: HashSet<Values>) {
+        let is_string = |c: &String| schema.column(c).is_none_or(|c| matches!(c.data_type, DataType::String { .. }));
+        self.edges.push(Edge { key, strings: key.columns.iter().map(is_string).collect(), values });
+    }
+
+    fn result(self) -> Found {
+        let Search { edges, found: rows, .. } = self;
+        let mut owed: BTreeMap<TableName, Owed> = BTreeMap::new();
+        for Edge { key, values, .. } in edges {
+            if !rows.contains_key(&key.child) {
+                owed.entry(key.child.clone()).or_default().push((key.clone(), values));
+            }
+        }
+        Found { rows, owed }
+    }
+
     async fn run(
         &mut self,
         unseen: impl Iterator<Item = (&'a TableName, &'a Unseen)>,
     ) -> std::result::Result<(), Stop> {
+        let mut later = BTreeSet::new();
         for (name, Unseen { by, .. }) in unseen {
             let Some((_, schema)) = self.job.schemas.get(name) else { return Err(Stop::Whole(name.clone())) };
-            self.found.insert(name.clone(), HashSet::new());
+            match self.job.is_on_its_way(name) {
+                true => drop(later.insert(name)),
+                false => drop(self.found.insert(name.clone(), HashSet::new())),
+            }
             for key in by.iter().flatten() {
-                let is_string =
-                    |c: &String| schema.column(c).is_none_or(|c| matches!(c.data_type, DataType::String { .. }));
-                let strings = key.columns.iter().map(is_string).collect();
-                self.edges.push(Edge { key, strings, values: HashSet::new() });
+                self.begin(key, schema, HashSet::new());
             }
         }
-        let names: BTreeSet<_> = self.edges.iter().flat_map(|e| [&e.key.child, &e.key.parent]).collect();
+        let names = self.edges.iter().flat_map(|e| [&e.key.child, &e.key.parent]);
+        let names: BTreeSet<_> = names.filter(|name| !later.contains(name)).collect();
         for name in &names {
             self.prepare(name);
         }

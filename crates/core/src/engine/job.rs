@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::connector::{ChangesRequest, CopyStart, Event, Settled};
 use crate::engine::catch_up::{Found, Side};
 use crate::engine::copy::{Pool, Report};
-use crate::engine::foreign_keys::Touched;
+use crate::engine::foreign_keys::{Owed, Touched};
 use crate::engine::lane::{Context, Flushed, Lane, MAIN, Route, flush_end};
 use crate::engine::schema_change::come_back;
 use crate::engine::status::JobState;
@@ -94,6 +94,8 @@ pub struct Rules {
     pub cut: bool,
     /// What a moved row does not say is read from the source behind a copy.
     pub read_back: bool,
+    /// A table joins where the main lane stands between two transactions, or the log is read again from there.
+    pub join_between: bool,
     /// Labels hold the lane's and the copy's number.
     pub numbers: bool,
     /// The copy of a table without a key begins anew after a crash.
@@ -134,6 +136,8 @@ pub struct Rules {
     pub logged_again: bool,
     /// Those that were read again before and are ahead of the lane are among them.
     pub ahead_again: bool,
+    /// Those of a table that was on its way then are among them.
+    pub owed_again: bool,
     /// Each statement of a schema change is recorded when it is done.
     pub ddl_steps: bool,
     /// That tables join is recorded before their shadows take their places.
@@ -158,6 +162,7 @@ impl Default for Rules {
             rewrite: true,
             cut: true,
             read_back: true,
+            join_between: true,
             numbers: true,
             keyless_anew: true,
             acknowledge_lowest: true,
@@ -174,6 +179,7 @@ impl Default for Rules {
             read_again: true,
             logged_again: true,
             ahead_again: true,
+            owed_again: true,
             tries: true,
             overlay: true,
             moves: true,
@@ -199,7 +205,7 @@ pub(crate) struct Job {
     pub(crate) side: Option<Side>,
     pub(crate) pool: Pool,
     /// The main lane waits for a lane that is nearly level.
-    pub(crate) hold: bool,
+    pub(crate) hold: Option<Instant>,
     /// Copies that met another schema: what they met, and the log's end then.
     pub(crate) blocked: BTreeMap<TableName, (Position, Error)>,
     /// Tables whose schema is not known at the main lane's position yet.
@@ -211,10 +217,13 @@ pub(crate) struct Job {
     /// Tables of the main lane of which some rows are ahead of it, and which at least: they were read again because they
     /// had changed unseen. What is ahead for other reasons is not here.
     pub(crate) ahead: Touched,
+    /// What to look for in tables that are on their way, as long as all of it is known that their records say of.
+    pub(crate) owed: BTreeMap<TableName, Owed>,
     /// Since when tables wait to be copied again because of that.
     pub(crate) paused: BTreeMap<TableName, Instant>,
-    /// What the main lane keeps of the log, while a table is on its way.
+    /// What the main lane keeps of the log, while a table is on its way, and how its reader is told.
     pub(crate) spool: Option<Arc<Spool>>,
+    pub(crate) keep: watch::Sender<Option<Arc<Spool>>>,
     /// Which lane's event is taken when both have one.
     turn: bool,
 }
@@ -277,14 +286,16 @@ impl Job {
             main: Lane::new(&context, MAIN, nowhere),
             side: None,
             pool: Pool::start(Arc::clone(&context)),
-            hold: false,
+            hold: None,
             blocked: BTreeMap::new(),
             found: BTreeMap::new(),
             looked: None,
             unseen: BTreeMap::new(),
             ahead: Touched::new(),
+            owed: BTreeMap::new(),
             paused: BTreeMap::new(),
             spool: None,
+            keep: watch::Sender::new(None),
             turn: false,
             context,
         }
@@ -342,7 +353,7 @@ impl Job {
         let (context, store) = (Arc::clone(&self.context), self.context.store.clone());
         let job = context.spec.name.as_str();
         self.pool = Pool::start(Arc::clone(&context));
-        (self.side, self.hold) = (None, false);
+        (self.side, self.hold) = (None, None);
         self.blocked.clear();
         self.found.clear();
         self.unseen.clear();
@@ -565,7 +576,11 @@ impl Job {
         self.settle_parts(MAIN).await?;
         self.route_main();
         self.spool_or_not();
-        let followed = |name: &TableName| self.main.routes.contains_key(name);
+        // The rows of tables that are on their way come as well, so that their joining disturbs nobody.
+        let on_its_way =
+            |t: &TableRecord| t.state == TableState::Away && t.copy.as_ref().is_some_and(|c| c.phase != Phase::Found);
+        let followed =
+            |name: &TableName| self.main.routes.contains_key(name) || self.tables.get(name).is_some_and(on_its_way);
         let schemas = || self.schemas.iter().map(|(name, (_, schema))| (name, Arc::clone(schema)));
         let request = ChangesRequest {
             tables: schemas().filter(|(n, _)| followed(n)).map(|(_, s)| s).collect(),
@@ -573,7 +588,7 @@ impl Job {
             pattern: self.context.spec.tables.clone(),
             from: self.main.position.clone(),
             stop: self.main.replay().map(|i| i.to.clone()),
-            spool: self.spool.clone().map(Spooling::Keep),
+            spool: self.context.spool.is_some().then(|| Spooling::Keep(self.keep.subscribe())),
             lane: MAIN,
         };
         self.main.open(&self.context, request, epoch).await?;
@@ -612,12 +627,12 @@ impl Job {
     /// Waits for the next thing that happens.
     async fn next(&mut self) -> Next {
         self.turn = !self.turn;
-        let (turn, hold) = (self.turn, self.hold);
+        let (turn, holds) = (self.turn, self.hold.is_some() && self.boundary().is_none());
         let options = &self.context.spec.options;
         let timers = [self.main.timer(options), self.side.as_ref().and_then(|s| s.lane.timer(options))];
         let again = self.waits_for_nothing_in_particular().then(|| Instant::now() + LOOK_AGAIN);
-        let timer = timers.into_iter().flatten().chain(again).min();
-        let main_wants = (!hold || self.main.replay().is_some()) && self.main.wants_events(options);
+        let timer = timers.into_iter().flatten().chain(again).chain(self.boundary()).min();
+        let main_wants = (!holds || self.main.replay().is_some()) && self.main.wants_events(options);
         let side_wants = self.side.as_ref().is_some_and(|s| s.lane.wants_events(options));
         let Job { main, side, pool, requests, control, .. } = self;
         let (mut main_events, main_flush) = main.parts_of(main_wants);
@@ -662,7 +677,7 @@ impl Job {
             }
         }
         self.catch_up().await?;
-        self.end_spool();
+        self.spool_or_not();
         self.show_state();
         Ok(())
     }
@@ -678,7 +693,7 @@ impl Job {
     /// Begins a flush where one is due.
     async fn flush_if_due(&mut self, which: u32) -> Result<()> {
         let context = Arc::clone(&self.context);
-        let hurry = if which == MAIN { self.hold } else { self.side.as_ref().is_some_and(Side::is_at_stop) };
+        let hurry = if which == MAIN { self.hold.is_some() } else { self.side.as_ref().is_some_and(Side::is_at_stop) };
         while self.lane(which).is_some_and(|l| l.flush_is_due(&context, hurry)) {
             self.start_flush(which).await?;
         }
@@ -775,6 +790,7 @@ impl Job {
                 self.schema_change(change, commit.position, Vec::new()).await?;
             }
             Event::Suspend { table, error } => {
+                self.main.followed.remove(&table);
                 self.flush_all(MAIN).await?;
                 self.suspend(&table, error, None).await?;
             }

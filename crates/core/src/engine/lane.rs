@@ -8,7 +8,7 @@
 //! nothing follows it is stored a moment later. In between the intent in the store says the same: its label is done.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,9 @@ use crate::store::{Apart, Change, DdlIntent, LaneRecord, Parked, Store};
 pub(crate) const MAIN: u32 = 0;
 /// How long a position that nothing follows waits before it is stored.
 pub(crate) const STORE_AFTER: Duration = Duration::from_millis(200);
+
+/// Bytes of rows that are kept though the lane does not write them.
+const PASSED_OVER: usize = 8 << 20;
 
 /// What every part of a running job works with.
 pub(crate) struct Context {
@@ -146,6 +149,26 @@ pub(crate) enum Flushed {
     Refused(TableName, Error, Box<Begun>),
 }
 
+/// Rows that a lane does not write: for a moment they are kept, because others may depend on them.
+#[derive(Default)]
+struct PassedOver {
+    any: bool,
+    rows: Vec<ChangeBatch>,
+    /// Of all of them, also where they were too many to be kept.
+    bytes: usize,
+}
+
+impl PassedOver {
+    fn push(&mut self, batch: ChangeBatch) {
+        self.any = true;
+        self.bytes += batch.rows.get_array_memory_size();
+        match self.bytes <= PASSED_OVER {
+            true => self.rows.push(batch),
+            false => self.rows.clear(),
+        }
+    }
+}
+
 /// A running lane.
 pub(crate) struct Lane {
     pub(crate) id: u32,
@@ -157,6 +180,10 @@ pub(crate) struct Lane {
     pub(crate) ddl: Option<DdlIntent>,
     pub(crate) routes: BTreeMap<TableName, Route>,
     pub(crate) events: Option<Reader>,
+    /// Tables of which the reading is sure to send the rows, also those that the lane does not write yet.
+    pub(crate) followed: BTreeSet<TableName>,
+    /// Rows that the lane does not write and that have come since the last commit.
+    passed_over: PassedOver,
     intent: Option<Intent>,
     /// The intent is one of the last run, and is to be done again.
     replaying: bool,
@@ -197,6 +224,8 @@ impl Lane {
             part_noted: false,
             routes: BTreeMap::new(),
             events: None,
+            followed: BTreeSet::new(),
+            passed_over: PassedOver::default(),
             buffer: Buffer::default(),
             flushing: None,
             parts: 0,
@@ -228,6 +257,11 @@ impl Lane {
     /// Nothing is under way and nothing complete waits.
     pub(crate) fn is_quiet(&self) -> bool {
         self.flushing.is_none() && self.intent.is_none() && !self.buffer.is_ready()
+    }
+
+    /// Whether it stands between two transactions: nothing that was read belongs to one whose end has not come.
+    pub(crate) fn is_between(&self) -> bool {
+        self.parts == 0 && !self.buffer.is_open() && !self.passed_over.any
     }
 
     /// Whether parts of a transaction were sent whose effect on the tables is not noted yet.
@@ -264,14 +298,18 @@ impl Lane {
     pub(crate) async fn open(&mut self, context: &Context, request: ChangesRequest, epoch: u32) -> Result<()> {
         self.close();
         self.epoch = epoch;
+        let followed = request.tables.iter().map(|t| t.name.clone()).collect();
         self.events = Some(Reader::start(context.source.changes(request).await?));
+        self.followed = followed;
         Ok(())
     }
 
     /// Stops reading and forgets what was read behind the position.
     pub(crate) fn close(&mut self) {
         self.events = None;
+        self.followed.clear();
         self.buffer = Buffer::default();
+        self.passed_over = PassedOver::default();
         (self.since, self.parts, self.complete, self.astray) = (None, 0, false, false);
     }
 
@@ -293,14 +331,22 @@ impl Lane {
     }
 
     pub(crate) fn push(&mut self, batch: ChangeBatch) {
-        if self.routes.contains_key(&batch.schema.name) && batch.rows.num_rows() > 0 {
-            self.buffer.push(batch);
+        match self.routes.contains_key(&batch.schema.name) {
+            true if batch.rows.num_rows() > 0 => self.buffer.push(batch),
+            true => {}
+            false => self.passed_over.push(batch),
         }
     }
 
-    /// The rows that were read since the last commit.
+    /// The rows that were read since the last commit; of tables that the lane does not write, if it has
+    /// [them all](Lane::has_passed_over).
     pub(crate) fn open_rows(&self) -> impl Iterator<Item = &ChangeBatch> {
-        self.buffer.open()
+        self.buffer.open().chain(&self.passed_over.rows)
+    }
+
+    /// Whether the rows of this table that have come since the last commit are there, though the lane does not write them.
+    pub(crate) fn has_passed_over(&self, table: &TableName) -> bool {
+        self.followed.contains(table) && self.passed_over.bytes <= PASSED_OVER
     }
 
     pub(crate) fn commit(&mut self, context: &Context, commit: Commit) {
@@ -310,6 +356,7 @@ impl Lane {
             self.astray = !matches!(order, Some(Ordering::Less | Ordering::Equal));
         }
         self.buffer.commit(commit);
+        self.passed_over = PassedOver::default();
         if self.buffer.has_rows() || self.parts > 0 {
             self.since.get_or_insert_with(Instant::now);
         }
@@ -588,7 +635,7 @@ impl Lane {
             let (position, now) = (commit.position.to_string(), crate::engine::clock::now_ms());
             context.progress.job(|s| {
                 s.position = Some(position);
-                s.lag_ms = commit.time_ms.map(|t| (now - t).max(0));
+                s.lag_ms = commit.time_ms.map(|t| (now - t).max(0)).or(s.lag_ms);
                 s.transactions += commit.transactions;
             });
         }

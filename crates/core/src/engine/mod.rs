@@ -209,7 +209,7 @@ impl Engine {
             sink,
             progress: Arc::clone(&progress),
             rules: self.rules,
-            spool: self.spool_of(record).filter(|_| record.spec.options.spool_bytes > 0),
+            spool: self.spool_of(record).filter(|_| source.spools() && record.spec.options.spool_bytes > 0),
         };
         let engine = Arc::downgrade(self);
         let name = record.spec.name.clone();

@@ -91,6 +91,12 @@ impl Job {
             // Tables that have passed their copy with the flush before are live: this change came behind it.
             self.store_position().await?;
             for (name, step) in &change.steps {
+                if is_about_the_whole(step) {
+                    self.main.followed.remove(name);
+                }
+                if let TableChange::RenameTable { to } = step {
+                    self.main.followed.remove(to);
+                }
                 if disturbs_a_copy(step) && (self.context.rules.copy_again || takes_the_name(step)) {
                     self.leave_copy(name).await?;
                 }
@@ -252,7 +258,7 @@ impl Job {
         let left_out = self.ledger.left_out.iter().map(ToString::to_string).collect();
         self.context.progress.job(|s| (s.position, s.left_out) = (Some(position), left_out));
         if !joined.is_empty() {
-            self.after_round(true).await?;
+            self.after_round(&joined).await?;
         }
         Ok(())
     }

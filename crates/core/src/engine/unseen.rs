@@ -4,9 +4,11 @@
 //! a table is in between is durable before the position passes the commit; a run that ends there leaves a table that is
 //! copied again.
 //!
+//! Of a table that is on its way these rows are looked for when it joins, if the run that learned of them lives until then.
+//!
 //! Otherwise the table is copied again from behind the commit. While a copy is under way it is not begun anew, because
 //! where rows change so all the time none would ever end: it comes to its end, shows its contents, and the next one
-//! follows; live is the table only behind a copy during which nothing happened.
+//! follows; live is the table only behind a copy during which nothing of the kind happened.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::connector::ForeignKey;
-use crate::engine::foreign_keys::Touched;
+use crate::engine::foreign_keys::{Found, Owed, Touched};
 use crate::engine::job::{Job, with_retries};
 use crate::engine::lane::MAIN;
 use crate::engine::read_back::{keys_of, rows_now};
@@ -27,6 +29,8 @@ use crate::store::{Change, TableRecord, TableState};
 const ROWS: usize = 10_000;
 /// More rows of a table that are ahead are not kept in mind.
 const AHEAD: usize = 1_000_000;
+/// More values that rows may name are not kept in mind.
+const OWED: usize = 100_000;
 /// How long the source is waited for before the table is copied again instead.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a copy waits for more of the kind before it begins.
@@ -58,11 +62,15 @@ impl Job {
         }
         self.flush_all(MAIN).await?;
         let unseen = std::mem::take(&mut self.unseen);
-        let mut touched = self.touched(&unseen).await?;
+        let Found { rows: mut touched, mut owed } = self.touched(&unseen).await?;
         let staged = |name: &TableName| self.main.parts > 0 && self.main.routes.contains_key(name);
         let staged = unseen.keys().any(staged);
         let mut change = Change::new();
         for (name, Unseen { reason, .. }) in unseen {
+            if let Some(owed) = owed.remove(&name).filter(|_| !touched.contains_key(&name)) {
+                self.owe(&name, owed, to, &mut change);
+                continue;
+            }
             let Some(rows) = touched.get(&name) else {
                 tracing::info!(job = self.name(), table = %name, "is copied again: {reason}");
                 self.copy_whole(&name, to, &mut change).await?;
@@ -138,6 +146,56 @@ impl Job {
         Ok(())
     }
 
+    /// Rows of a table that is on its way have changed unseen: they are looked for when it joins.
+    fn owe(&mut self, name: &TableName, owed: Owed, to: &Position, change: &mut Change) {
+        self.main.leave(name);
+        let Some(record) = self.tables.get_mut(name) else { return };
+        // Of what was noted before, and is not in mind, nothing is known any more.
+        if record.unseen.is_none() {
+            self.owed.insert(name.clone(), Owed::new());
+        }
+        if let Some(all) = self.owed.get_mut(name) {
+            for (key, values) in owed {
+                match all.iter_mut().find(|(known, _)| *known == key) {
+                    Some((_, known)) => known.extend(values),
+                    None => all.push((key, values)),
+                }
+            }
+            if all.iter().map(|(_, values)| values.len()).sum::<usize>() > OWED {
+                self.owed.remove(name);
+            }
+        }
+        (record.state, record.unseen) = (TableState::Away, Some(to.clone()));
+        change.table(&self.context.spec.name, record);
+    }
+
+    /// Reads the rows again of tables that have just joined and of which some have changed unseen on their way.
+    pub(crate) async fn read_owed(&mut self, joined: &[TableName]) -> Result<()> {
+        for name in joined {
+            let waits = |t: &&TableRecord| t.copy.is_none() && matches!(t.state, TableState::CatchingUp { .. });
+            let Some(at) = self.tables.get(name).filter(waits).and_then(|t| t.unseen.clone()) else { continue };
+            let Some(owed) = self.owed.remove(name) else { continue };
+            let found = match self.context.rules.owed_again {
+                true => self.named(name, &owed).await?,
+                false => Some(Default::default()),
+            };
+            match found {
+                Some(rows) => {
+                    tracing::info!(job = self.name(), table = %name, "{} rows are read again behind its copy", rows.len());
+                    self.ahead.insert(name.clone(), rows.clone());
+                    self.read_again(Touched::from([(name.clone(), rows)]), &at).await?;
+                }
+                None => {
+                    let mut change = Change::new();
+                    self.copy_whole(name, &at, &mut change).await?;
+                    change.ledger(self.name(), &self.ledger);
+                    self.context.store.commit(change).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The last run ended between a commit and reading the rows again that had changed unseen: which they were is not
     /// known any more.
     pub(crate) async fn finish_reading_again(&mut self) -> Result<()> {
@@ -158,6 +216,7 @@ impl Job {
             self.queue_again(name, change);
         }
         self.main.leave(name);
+        self.owed.remove(name);
         self.paused.entry(name.clone()).or_insert_with(Instant::now);
         let Some(record) = self.tables.get_mut(name) else { return Ok(()) };
         match &mut record.state {

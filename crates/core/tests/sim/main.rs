@@ -477,6 +477,8 @@ fn foreign_keys(seed: u64, shape: world::Shape) -> world::Shape {
     match Rng::with_seed(seed ^ 0x00ca_5cad).usize(..6) {
         0 => world::Shape { cascade: 0.03, ..shape },
         1 | 2 => shape.with_foreign_keys(),
+        // Tables are copied while their parents are live.
+        3 => world::Shape { flat: true, resync: 0.02, ..shape.with_foreign_keys() },
         _ => shape,
     }
 }
@@ -569,6 +571,7 @@ const RULES: &[Break] = &[
     ("main_skips", |r| r.engine.main_skips = false),
     ("copy_again", |r| r.engine.copy_again = false),
     ("join_level", |r| r.engine.join_level = false),
+    ("join_between", |r| r.engine.join_between = false),
     ("join_live", |r| r.engine.join_live = false),
     ("settle", |r| r.engine.settle = false),
     ("progress_after", |r| r.engine.progress_after = false),
@@ -600,6 +603,7 @@ const RULES: &[Break] = &[
     ("read_again", |r| r.engine.read_again = false),
     ("logged_again", |r| r.engine.logged_again = false),
     ("ahead_again", |r| r.engine.ahead_again = false),
+    ("owed_again", |r| r.engine.owed_again = false),
     ("event", |r| r.source.event = false),
 ];
 

@@ -223,6 +223,8 @@ pub struct Shape {
     pub suspend: f64,
     /// How often a transaction changes rows of some table without logging it.
     pub cascade: f64,
+    /// What foreign keys change is no parent of anything, so that parents are live while children are not.
+    pub flat: bool,
     pub huge: f64,
     pub keys: i64,
     pub write_ms: u64,
@@ -260,6 +262,7 @@ impl Shape {
             pause: pick(&[0.0, 0.0, 0.0, 0.01]),
             suspend: pick(&[0.0, 0.0, 0.0, 0.02]),
             cascade: 0.0,
+            flat: false,
             huge: pick(&[0.02, 0.15, 0.4]),
             keys: pick(&[4.0, 12.0, 40.0]) as i64,
             write_ms: pick(&[1.0, 8.0, 40.0]) as u64,
@@ -468,7 +471,7 @@ impl World {
         }
         let operations = if self.rng.f64() < self.shape.huge { self.rng.usize(15..60) } else { self.rng.usize(1..5) };
         // Several at once. Where that is often, not while the first copy is under way, which would have no end.
-        let early = self.shape.cascade < 0.1 || self.copied_at.is_some();
+        let early = self.shape.cascade < 0.1 || self.copied_at.is_some() || self.shape.flat;
         if self.shape.cascade > 0.0 && self.burst == 0 && early && self.rng.f64() < self.shape.cascade {
             self.burst = self.rng.usize(1..6);
         }
@@ -495,7 +498,10 @@ impl World {
     /// A row changes, and with it, below the log, those that refer to it, and those that refer to these.
     fn cascade(&mut self, names: &[TableName], state: &mut BTreeMap<TableName, Table>, ops: &mut Vec<Op>) {
         let keyed: Vec<_> = names.iter().filter(|n| state[*n].schema.has_key()).cloned().collect();
-        if keyed.is_empty() {
+        let flat = self.shape.flat;
+        let is_root = |name: &TableName| name.table.as_str() < "c";
+        let parents: Vec<_> = keyed.iter().filter(|n| !flat || is_root(n)).cloned().collect();
+        if parents.is_empty() {
             return;
         }
         // The same row twice: behind the first time it may be ahead of the log.
@@ -503,12 +509,12 @@ impl World {
             let row = state.get(&child)?.rows.get(&key)?;
             let values = row.iter().enumerate().filter(|(at, _)| state[&child].schema.columns[*at].name != "k");
             let mut parents = values.filter_map(|(at, v)| {
-                let parent = keyed.iter().find(|n| v.is_some_and(|v| state[*n].rows.contains_key(&v)))?;
+                let parent = parents.iter().find(|n| v.is_some_and(|v| state[*n].rows.contains_key(&v)))?;
                 Some((parent.clone(), (*v)?, child.clone(), at))
             });
             parents.next_back()
         });
-        let drawn = || keyed[self.rng.usize(..keyed.len())].clone();
+        let drawn = || parents[self.rng.usize(..parents.len())].clone();
         let parent = aimed.as_ref().map_or_else(drawn, |(parent, ..)| parent.clone());
         if aimed.is_none() && self.shape.cascade < 0.1 && self.rng.u32(..4) == 0 {
             self.acted.push((parent.clone(), None));
@@ -552,11 +558,11 @@ impl World {
                 let columns = state[n].schema.columns.iter().enumerate().filter(|(_, c)| c.name != "k");
                 columns.map(|(at, _)| (n.clone(), at)).collect::<Vec<_>>()
             };
-            let all: Vec<_> = keyed.iter().flat_map(columns).collect();
+            let all: Vec<_> = keyed.iter().filter(|n| !flat || !is_root(n)).flat_map(columns).collect();
             let refers = |(n, at): &&(TableName, usize)| state[n].rows.values().any(|row| row[*at] == old);
             let referring: Vec<_> = all.iter().filter(refers).cloned().collect();
             let drawn = if referring.is_empty() || self.rng.u32(..4) == 0 { all } else { referring };
-            if drawn.is_empty() || depth > 4 {
+            if drawn.is_empty() || depth > if flat { 0 } else { 4 } {
                 continue;
             }
             let (child, at) = match aimed.take() {

@@ -20,6 +20,7 @@ use super::manifest::{Labels, Manifest};
 use super::partial;
 pub use super::prepare::{Partial, TableWrite};
 use super::prepare::{Prepared, prepare, prepare_pieces};
+use super::remover::Remover;
 use super::stage::Stage;
 use super::version::{Snapshot, TableView};
 use super::writer::{Command, Done, Found, Recovery, Work};
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) segment_dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) remover: Remover,
     published: RwLock<Arc<Snapshot>>,
     labels: Mutex<Labels>,
     next_segment: AtomicU64,
@@ -105,7 +107,10 @@ impl Shared {
         }
         let delta: usize = head.views.values().map(|v| v.delta_bytes()).sum();
         let many = head.views.values().any(|v| v.segments.len() >= 4);
-        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(head);
+        let head = Arc::new(head);
+        // What goes with the old version goes when readers can have the new one.
+        let old = std::mem::replace(&mut *self.published.write().unwrap_or_else(PoisonError::into_inner), head);
+        drop(old);
         let full = delta >= self.options.delta_bytes;
         if full || many {
             let mut signals = lock(&self.signals);
@@ -263,11 +268,13 @@ impl Warehouse {
                 manifest
             }
         };
+        let (remover, orders) = Remover::new();
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
             segment_dir,
             cache: Arc::new(Cache::new(options.cache_bytes)),
             options,
+            remover,
             published: RwLock::default(),
             labels: Mutex::default(),
             next_segment: AtomicU64::new(manifest.next_segment),
@@ -290,6 +297,7 @@ impl Warehouse {
         let (commands, queue) = mpsc::channel(1024);
         let mut threads = vec![spawn("warehouse-writer", move || writer.run(queue))?];
         if shared.options.background {
+            threads.push(spawn("warehouse-remover", move || orders.carry_out())?);
             let maintainer = || Maintainer { shared: Arc::clone(&shared), commands: commands.clone() };
             let (flush, compact) = (maintainer(), maintainer());
             threads.push(spawn("warehouse-flush", move || flush.flush_loop())?);
@@ -553,6 +561,7 @@ impl Warehouse {
         lock(&self.commands).take();
         drop(lock(&self.shared.signals));
         self.shared.changed.notify_all();
+        self.shared.remover.end();
         std::mem::take(&mut *lock(&self.threads))
     }
 }

@@ -4,8 +4,8 @@
 //!
 //! From the bottom up: [`codec`] and [`block`] (bytes), [`key`] (order-preserving keys), [`value`] (conversions),
 //! [`index`] and [`segment`] (files of rows), [`log`], [`record`] and [`manifest`] (durability), [`version`] (what a
-//! reader sees), [`writer`] (the one thread that changes it), [`stage`]
-//! (transactions in parts), [`partial`] (updates of some columns), [`maintain`] (flush, compaction, checkpoints), and
+//! reader sees), [`writer`] (the one thread that changes it), [`stage`] (transactions in parts), [`partial`] (updates of
+//! some columns), [`maintain`] (flush, compaction, checkpoints), [`remover`] (files that nobody uses any more), and
 //! [`engine`] (the whole).
 
 pub(crate) mod block;
@@ -23,6 +23,7 @@ pub(crate) mod partial;
 pub(crate) mod prepare;
 pub mod reader;
 pub(crate) mod record;
+pub(crate) mod remover;
 pub(crate) mod segment;
 pub mod stage;
 pub mod value;

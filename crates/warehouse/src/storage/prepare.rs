@@ -327,7 +327,7 @@ fn segment(shared: &Shared, table: &Table, rows: &RecordBatch, keys: &Keys) -> R
 }
 
 fn finished(shared: &Shared, writer: SegmentWriter) -> Result<Arc<Segment>> {
-    let segment = Segment::new(writer.finish()?, &shared.segment_dir, &shared.cache);
+    let segment = Segment::new(writer.finish()?, shared);
     // Until the transaction is durable nobody needs the files.
     segment.retire();
     Ok(segment)

@@ -18,8 +18,10 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
+use super::engine::Shared;
 use super::index::{IndexReader, IndexWriter, ROW_ENTRY, SUM_BLOCK, block_sum};
 use super::key::{HASH, Keys};
+use super::remover::Remover;
 use crate::catalog::{Model, Table};
 
 /// Rows and bytes of a row group: it is held in memory while it is written.
@@ -74,6 +76,7 @@ pub struct Segment {
     pub(crate) since: Instant,
     dir: PathBuf,
     pub(crate) cache: Arc<Cache>,
+    remover: Remover,
     obsolete: AtomicBool,
 }
 
@@ -84,12 +87,13 @@ impl std::fmt::Debug for Segment {
 }
 
 impl Segment {
-    pub(crate) fn new(meta: SegmentMeta, dir: &Path, cache: &Arc<Cache>) -> Arc<Segment> {
+    pub(crate) fn new(meta: SegmentMeta, shared: &Shared) -> Arc<Segment> {
         Arc::new(Segment {
             meta,
             since: Instant::now(),
-            dir: dir.to_path_buf(),
-            cache: Arc::clone(cache),
+            dir: shared.segment_dir.clone(),
+            cache: Arc::clone(&shared.cache),
+            remover: shared.remover.clone(),
             obsolete: AtomicBool::new(false),
         })
     }
@@ -122,7 +126,7 @@ impl Segment {
 impl Drop for Segment {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
-            remove_files(&self.dir, self.meta.id);
+            self.remover.remove(&self.dir, self.meta.id);
             self.cache.forget(self.meta.id);
         }
     }

@@ -509,7 +509,7 @@ impl Writer {
             }
         }
         let mut body = record::begin(None);
-        let segment = meta.map(|meta| Segment::new(meta, &self.shared.segment_dir, &self.shared.cache));
+        let segment = meta.map(|meta| Segment::new(meta, &self.shared));
         if let Some(segment) = &segment {
             record::put_add(&mut body, &segment.meta)?;
             if !late.is_empty() {
@@ -705,7 +705,7 @@ impl Recovery {
             let Some(table) = manifest.catalog.tables.get(&files.table) else { continue };
             let mut view = TableView::new(Arc::clone(table));
             for meta in files.segments {
-                let segment = Segment::new(meta, &shared.segment_dir, &shared.cache);
+                let segment = Segment::new(meta, shared);
                 view.segments.push(SegmentView { segment, deletes: Arc::new(deletes.next().unwrap_or_default()) });
             }
             view.layers.extend(files.layers.iter().map(|id| LayerView::new(*id)));
@@ -749,7 +749,7 @@ impl Recovery {
                 Entry::Add(meta) if !contained => {
                     shared.raise_segment_id(meta.id + 1);
                     if let Some(view) = self.head.views.get_mut(&meta.table) {
-                        let segment = Segment::new(meta, &shared.segment_dir, &shared.cache);
+                        let segment = Segment::new(meta, shared);
                         Arc::make_mut(view).segments.push(SegmentView { segment, deletes: Arc::default() });
                     }
                 }

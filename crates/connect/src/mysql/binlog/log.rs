@@ -80,6 +80,8 @@ pub(super) struct Log {
     /// Behind the last event, in the position's file.
     here: u64,
     in_transaction: bool,
+    /// No event behind the last commit belongs to a transaction.
+    whole: bool,
     /// Schema changes in this transaction so far.
     schema_changes: u64,
     /// Schema changes of the first transaction that were done before.
@@ -145,6 +147,7 @@ impl Log {
             here: from.offset,
             position: from,
             in_transaction: false,
+            whole: true,
             schema_changes: 0,
             skip: request.from.event,
             replaces: false,
@@ -175,7 +178,7 @@ impl Log {
     /// The server sends from the position on; `whole_file`: from its file's beginning, because it cannot be asked for the
     /// place.
     pub(super) fn server_sends(&mut self, checksums: bool, whole_file: bool) {
-        self.checksums = checksums;
+        (self.checksums, self.whole) = (checksums, true);
         if whole_file {
             (self.done, self.here) = (self.position.offset, 4);
         }
@@ -201,9 +204,9 @@ impl Log {
         (&self.position, self.here, self.checksums)
     }
 
-    /// Whether the last event ended a transaction.
+    /// Whether the reading stands between two transactions.
     pub(super) fn is_whole(&self) -> bool {
-        !self.in_transaction && self.wanted.is_none() && self.here == self.position.offset
+        self.whole && self.wanted.is_none() && self.done == 0
     }
 
     /// The next thing to hand out.
@@ -261,7 +264,21 @@ impl Log {
             }
             self.done = 0;
         }
-        self.dispatch(&header, body)
+        self.dispatch(&header, body)?;
+        self.whole = match header.kind {
+            // What had begun before is thrown away.
+            kind::ROTATE => true,
+            kind::FORMAT_DESCRIPTION => self.whole || !header.is_artificial(),
+            kind::PREVIOUS_GTIDS
+            | kind::MARIADB_GTID_LIST
+            | kind::MARIADB_BINLOG_CHECKPOINT
+            | kind::MARIADB_START_ENCRYPTION
+            | kind::STOP
+            | kind::HEARTBEAT
+            | kind::HEARTBEAT_V2 => self.whole,
+            _ => !self.in_transaction && self.here == self.position.offset,
+        };
+        Ok(())
     }
 
     /// Follows the offset in the file. Headers hold its lower 32 bits only.
@@ -802,7 +819,7 @@ impl Log {
     }
 
     /// Hands everything out with the commit behind it. Between transactions only.
-    fn hand_out(&mut self) -> Result<()> {
+    pub(super) fn hand_out(&mut self) -> Result<()> {
         self.hand_out_rows()?;
         for (cascade, moves) in std::mem::take(&mut self.unseen) {
             let by = cascade.key(moves, |table| self.schemas.get(table).cloned());

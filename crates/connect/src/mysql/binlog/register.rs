@@ -1,9 +1,8 @@
 //! Becoming a replica: the session variables that a server looks at, and from where on its log is asked for.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use freshet_core::{ChangesRequest, Error, Result, Spool, Spooling};
+use freshet_core::{ChangesRequest, Error, Result, Spooling};
 
 use super::super::server_state::ServerState;
 use super::super::side_effects::SideEffects;
@@ -12,7 +11,7 @@ use super::super::wire::{Connection, Dump, EventPackets, Flavour, Options};
 use super::gtid::GtidSet;
 use super::log::Log;
 use super::position::LogPosition;
-use super::spool::SpoolReader;
+use super::spool::{Keeping, SpoolReader};
 use super::stream::BinlogStream;
 
 /// How to stream.
@@ -99,7 +98,7 @@ pub async fn open(
     let way = Way { server: server.clone(), options: options.clone() };
     let sent = way.ask(connection, &from).await?;
     let log = Log::new(from, request, mariadb, sent.checksums, options)?;
-    Ok(BinlogStream::of_server(sent, log, way, kept_in(request)))
+    Ok(BinlogStream::of_server(sent, log, way, keeping(request)))
 }
 
 /// The same from the part of the log that is kept locally; behind its end the server is asked.
@@ -116,7 +115,7 @@ pub(in crate::mysql) fn open_spool(
     let from = from_of(request, &options)?;
     let way = Way { server: server.clone(), options: options.clone() };
     let log = Log::new(from, request, flavour == Flavour::MariaDb, false, options)?;
-    Ok(BinlogStream::of_spool(spool, log, way, kept_in(request)))
+    Ok(BinlogStream::of_spool(spool, log, way, keeping(request)))
 }
 
 fn from_of(request: &ChangesRequest, options: &StreamOptions) -> Result<LogPosition> {
@@ -127,10 +126,10 @@ fn from_of(request: &ChangesRequest, options: &StreamOptions) -> Result<LogPosit
     })
 }
 
-fn kept_in(request: &ChangesRequest) -> Option<Arc<Spool>> {
+fn keeping(request: &ChangesRequest) -> Keeping {
     match &request.spool {
-        Some(Spooling::Keep(spool)) => Some(Arc::clone(spool)),
-        _ => None,
+        Some(Spooling::Keep(told)) => Keeping::new(Some(told.clone())),
+        _ => Keeping::new(None),
     }
 }
 

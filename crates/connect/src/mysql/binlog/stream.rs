@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use freshet_core::{ChangeStream, Error, ErrorKind, Event, Result, Spool};
+use freshet_core::{ChangeStream, Error, ErrorKind, Event, Result};
 use futures::future::BoxFuture;
 
 use super::super::replica_id::ReplicaId;
@@ -13,7 +13,7 @@ use super::super::wire::{EventPackets, server_error_number};
 use super::again::Again;
 use super::log::{Log, Wanted};
 use super::register::{Sent, Way};
-use super::spool::{Next, SpoolReader, SpoolWriter};
+use super::spool::{Keeping, Next, SpoolReader, SpoolWriter};
 
 /// The server's error number for everything that is wrong with a requested place in its log.
 const CANNOT_READ_LOG: u16 = 1236;
@@ -27,9 +27,8 @@ pub struct BinlogStream {
     again: Again,
     replica: Option<Arc<ReplicaId>>,
     way: Way,
-    /// Where what the server sends is to be kept, and what keeps it.
-    keep: Option<Arc<Spool>>,
-    writer: Option<SpoolWriter>,
+    /// What the server sends is kept.
+    keeping: Keeping,
 }
 
 /// Where events come from.
@@ -41,17 +40,18 @@ enum Feed {
 }
 
 impl BinlogStream {
-    pub(super) fn of_server(sent: Sent, log: Log, way: Way, keep: Option<Arc<Spool>>) -> Self {
+    pub(super) fn of_server(sent: Sent, log: Log, way: Way, keeping: Keeping) -> Self {
         let again = Again::new(way.server.clone());
         let feed = Feed::Server(sent.packets);
-        let mut stream = BinlogStream { feed, log, again, replica: None, way, keep, writer: None };
+        let mut stream = BinlogStream { feed, log, again, replica: None, way, keeping };
         stream.begin(sent.checksums, sent.whole_file);
         stream
     }
 
-    pub(super) fn of_spool(spool: SpoolReader, log: Log, way: Way, keep: Option<Arc<Spool>>) -> Self {
+    pub(super) fn of_spool(spool: SpoolReader, log: Log, way: Way, keeping: Keeping) -> Self {
         let again = Again::new(way.server.clone());
-        BinlogStream { feed: Feed::Spool(Box::new(spool)), log, again, replica: None, way, keep, writer: None }
+        keeping.holds(log.whereabouts().0);
+        BinlogStream { feed: Feed::Spool(Box::new(spool)), log, again, replica: None, way, keeping }
     }
 
     /// With numbers of which another is drawn when the server says that ours is somebody else's as well.
@@ -59,12 +59,9 @@ impl BinlogStream {
         BinlogStream { replica: Some(replica), ..self }
     }
 
-    /// From here on the server sends, and what it sends is kept.
+    /// From here on the server sends.
     fn begin(&mut self, checksums: bool, whole_file: bool) {
-        let (position, _, _) = self.log.whereabouts();
-        if let Some(spool) = &self.keep {
-            self.writer = Some(SpoolWriter::begin(Arc::clone(spool), position, checksums));
-        }
+        self.keeping.begin(self.log.whereabouts().0, checksums);
         self.log.server_sends(checksums, whole_file);
     }
 
@@ -75,7 +72,7 @@ impl BinlogStream {
                 self.read_again(&wanted).await?;
                 continue;
             }
-            let BinlogStream { feed, log, writer, .. } = &mut *self;
+            let BinlogStream { feed, log, keeping, .. } = &mut *self;
             let packets = match feed {
                 Feed::Server(packets) => packets,
                 Feed::Spool(spool) => {
@@ -92,18 +89,30 @@ impl BinlogStream {
                     continue;
                 }
             };
+            if keeping.is_told() && log.is_whole() {
+                let (position, _, checksums) = log.whereabouts();
+                if keeping.begin(position, checksums) {
+                    // Whoever told it wants to know where that is.
+                    log.hand_out()?;
+                }
+                continue;
+            }
             if let Some(event) = packets.buffered()? {
-                take_in(event, log, writer.as_mut())?;
+                take_in(event, log, keeping.writer.as_mut())?;
                 continue;
             }
             if log.is_waiting() && !packets.read_more()? {
                 log.hand_out_if_complete()?;
                 continue;
             }
-            let event = packets.next().await?;
-            take_in(event, log, writer.as_mut())?;
+            let event = tokio::select! {
+                biased;
+                () = keeping.until_told(), if log.is_whole() => continue,
+                event = packets.next() => event?,
+            };
+            take_in(event, log, keeping.writer.as_mut())?;
         }
-        self.writer.iter_mut().for_each(SpoolWriter::flush);
+        self.keeping.writer.iter_mut().for_each(SpoolWriter::flush);
         Ok(())
     }
 

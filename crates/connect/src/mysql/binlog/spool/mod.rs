@@ -16,9 +16,11 @@ mod writer;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use freshet_core::error::io_error;
-use freshet_core::{Position, Result};
+use freshet_core::{Position, Result, Spool};
+use tokio::sync::watch;
 
 use super::position::LogPosition;
 
@@ -48,6 +50,53 @@ struct Segment {
     checksums: bool,
     /// Bytes up to the first record.
     head: u64,
+}
+
+/// Keeps what a stream reads, as long as it is told to.
+pub(super) struct Keeping {
+    told: Option<watch::Receiver<Option<Arc<Spool>>>>,
+    pub(super) writer: Option<SpoolWriter>,
+}
+
+impl Keeping {
+    /// `told`: where a spool is when something is to be kept; `None`: nothing ever is.
+    pub(super) fn new(told: Option<watch::Receiver<Option<Arc<Spool>>>>) -> Self {
+        Keeping { told, writer: None }
+    }
+
+    /// What follows a position is in the spool already.
+    pub(super) fn holds(&self, from: &LogPosition) {
+        if let Some(spool) = self.told.as_ref().and_then(|told| told.borrow().clone()) {
+            spool.set_begun(from.position());
+        }
+    }
+
+    /// Does as it is told with what comes behind a position. Returns whether something is kept.
+    pub(super) fn begin(&mut self, from: &LogPosition, checksums: bool) -> bool {
+        let spool = self.told.as_mut().and_then(|told| told.borrow_and_update().clone());
+        self.writer = spool.map(|spool| {
+            spool.set_begun(from.position());
+            SpoolWriter::begin(spool, from, checksums)
+        });
+        self.writer.is_some()
+    }
+
+    /// Whether it was told something since it began.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.as_ref().is_some_and(|told| told.has_changed().unwrap_or(false))
+    }
+
+    /// Waits until [`Keeping::is_told`]. Cancel-safe.
+    pub(super) async fn until_told(&mut self) {
+        if let Some(told) = &mut self.told
+            && told.changed().await.is_ok()
+        {
+            // It is not done yet.
+            return told.mark_changed();
+        }
+        // Nobody tells anything any more.
+        std::future::pending().await
+    }
 }
 
 /// The segments in a folder, in order; what is not one, or is cut off in its head, is left out.
