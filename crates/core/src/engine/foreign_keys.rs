@@ -201,7 +201,7 @@ impl Job {
                 // Of rows that are gone the log says the key.
                 return keys && columns.len() == 1 && !unseen.contains_key(parent) && self.main.has_passed_over(parent);
             }
-            if !self.tables.get(parent).is_some_and(|t| t.apart.is_none()) {
+            if self.tables.get(parent).is_none_or(|t| t.apart.is_some()) {
                 return false;
             }
             // Of parents that may be ahead of the lane only the keys are sure, and only if it is known which these are.
