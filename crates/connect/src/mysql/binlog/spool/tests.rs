@@ -215,4 +215,16 @@ fn limits() {
     assert_eq!(commits(&spool, &server.position(got.len())), Some(want));
     spool.discard().unwrap();
     assert!(!spool.directory().exists() && spool.is_discarded());
+
+    // Whoever still keeps something in it ends that.
+    let spool = self::spool(dir.path(), 1 << 30);
+    let from = server.position(1);
+    let mut writer = SpoolWriter::begin(Arc::clone(&spool), &from, false).with_segments_of(1);
+    spool.discard().unwrap();
+    for (_, _, event) in &server.events {
+        writer.event(event);
+        writer.mark(&from, false);
+    }
+    writer.flush();
+    assert!(!spool.directory().exists() && spool.stopped().is_none());
 }

@@ -87,6 +87,9 @@ impl SpoolWriter {
     /// Begins a segment, and removes those that nobody needs.
     fn segment(&mut self, from: &LogPosition, checksums: bool) -> Result<()> {
         self.open = None;
+        if self.spool.is_discarded() {
+            return Ok(());
+        }
         let directory = self.spool.directory();
         std::fs::create_dir_all(directory).map_err(|e| io_error(directory, "create the spool", e))?;
         let mut there = segments(directory)?;
