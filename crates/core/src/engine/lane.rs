@@ -365,6 +365,9 @@ impl Lane {
     /// Forgets a table. Call when no flush is under way.
     pub(crate) fn leave(&mut self, table: &TableName) {
         self.routes.remove(table);
+        for rows in self.buffer.open().filter(|rows| rows.schema.name == *table) {
+            self.passed_over.push(rows.clone());
+        }
         self.buffer.forget(table);
     }
 

@@ -431,20 +431,21 @@ fn compare(store: &Store, world: &Mutex<World>, sink: &ModelSink, found: &Mutex<
                 _ => continue,
             };
             let (source, sink) = (state_at.get(&table.name), state.tables.get(target));
+            // What no row depends on a copy has from the main lane, which is ahead.
+            let ahead =
+                in_force.as_ref().filter(|_| !in_main).and_then(|tables| Some(&tables.get(&table.name)?.schema));
+            let definition = |own| ahead.filter(|ahead| world::shape(ahead) == world::shape(own)).unwrap_or(own);
             if let Some(apart) = table.apart.as_ref().filter(|_| *target == table.target) {
                 let (Some(source), Some(there)) = (source, sink) else {
                     differs(format!("{} is apart and not on both sides", table.name));
                     continue;
                 };
-                if let Err(what) = keeps_its_promise(by, apart, source, there, &world.touched()) {
+                let source = world::Table { schema: definition(&source.schema).clone(), ..source.clone() };
+                if let Err(what) = keeps_its_promise(by, apart, &source, there, &world.touched()) {
                     differs(format!("{}: {what}; {apart:?}", table.name));
                 }
                 continue;
             }
-            // What no row depends on a copy has from the main lane, which is ahead.
-            let ahead =
-                in_force.as_ref().filter(|_| !in_main).and_then(|tables| Some(&tables.get(&table.name)?.schema));
-            let definition = |own| ahead.filter(|ahead| world::shape(ahead) == world::shape(own)).unwrap_or(own);
             let source = source.map(|t| t.shown(definition(&t.schema)));
             let sink = sink.map(|t| t.shown(&t.schema));
             if source != sink {
