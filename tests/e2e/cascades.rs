@@ -1,7 +1,5 @@
 //! Foreign keys that change rows of other tables, where the server does not log that (MariaDB) and where it does (MySQL).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use freshet_tests::compare::assert_equal;
@@ -163,63 +161,4 @@ pub(crate) async fn foreign_keys(source: Source) {
     assert_equal(&mut conn, &mut ours, &db).await;
     let verified = sync.command(&["verify", "job", "--json"]);
     assert_eq!(verified.code, 0, "{verified:?}");
-}
-
-/// Parents go and come all the time while their children are copied, and come under the same keys again: one copy is enough,
-/// the first one and a later one.
-pub(crate) async fn foreign_keys_during_copies(source: Source) {
-    let _turn = source.shared().await;
-    let db = source.database("cascades_copied").await;
-    prepare_mark(&source, &db).await;
-    let numbers: Vec<String> = (0..1000).map(|n| format!("({n})")).collect();
-    source
-        .run(&format!(
-            "USE {db};\nCREATE TABLE numbers (id INT PRIMARY KEY);\nINSERT INTO numbers VALUES {};
-CREATE TABLE p (id INT PRIMARY KEY, v INT);
-CREATE TABLE c (id INT PRIMARY KEY, p INT, v INT, CONSTRAINT c_p FOREIGN KEY (p) REFERENCES p (id) ON DELETE CASCADE ON UPDATE SET NULL);
-INSERT INTO p SELECT id, 0 FROM numbers;
-INSERT INTO c SELECT a.id * 20 + b.id, a.id, 0 FROM numbers a JOIN numbers b ON b.id < 20",
-            numbers.join(", ")
-        ))
-        .await;
-    let mut sync = Sync::new(&format!("{}?cascades=resync", source.url), &format!("{db}.*"), &["--verbose"]);
-    // The rows are read; half a second later they are there.
-    sync.spawn_with_failpoints("copy.write=slow");
-    let mut writer = source.connect().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writing = tokio::spawn({
-        let (stop, db) = (Arc::clone(&stop), db.clone());
-        async move {
-            let mut id = 0;
-            while !stop.load(Ordering::SeqCst) {
-                for statement in [
-                    format!("DELETE FROM {db}.p WHERE id = {}", id % 500),
-                    format!("INSERT INTO {db}.p VALUES ({}, {id})", id % 500),
-                    format!("INSERT INTO {db}.c VALUES ({}, {}, {id})", 100_000 + id, id % 500),
-                    format!("UPDATE {db}.p SET id = id + {} WHERE id = {}", 1000 + id, 500 + id % 400),
-                ] {
-                    writer.query_drop(statement).await.unwrap();
-                }
-                id += 1;
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
-    });
-    let start = Instant::now();
-    while !sync.command(&["status", "job"]).stdout.contains(&format!("{db}.c")) {
-        assert!(start.elapsed() < PATIENCE, "{}", sync.log());
-    }
-    super::lanes::resynced(&sync).await;
-    let answer = sync.command(&["resync", "job", &format!("{db}.c")]);
-    assert_eq!(answer.code, 0, "{answer:?}");
-    super::lanes::resynced(&sync).await;
-    stop.store(true, Ordering::SeqCst);
-    writing.await.unwrap();
-    sync.caught_up(&source, &db).await;
-    let mut conn = source.connect().await;
-    assert_equal(&mut conn, &mut sync.connect().await, &db).await;
-    let log = sync.log();
-    let behind = log.lines().filter(|l| l.contains("rows are read again behind its copy")).count();
-    let expected = if source.flavour == Flavour::MariaDb { 2 } else { 0 };
-    assert_eq!((behind, log.contains("is copied again")), (expected, false), "{log}");
 }

@@ -87,7 +87,6 @@ on_both_servers! {
     policies::evolve,
     policies::exception,
     cascades::foreign_keys,
-    cascades::foreign_keys_during_copies,
     readme::readme,
     bad_input::wrong_password,
     bad_input::no_grant,

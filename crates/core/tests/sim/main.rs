@@ -604,7 +604,6 @@ const RULES: &[Break] = &[
     ("read_again", |r| r.engine.read_again = false),
     ("logged_again", |r| r.engine.logged_again = false),
     ("ahead_again", |r| r.engine.ahead_again = false),
-    ("owed_again", |r| r.engine.owed_again = false),
     ("event", |r| r.source.event = false),
 ];
 
